@@ -1,0 +1,5 @@
+module gatehouse
+
+go 1.26.0
+
+require github.com/go-json-experiment/json v1.27.2 // indirect
