@@ -1,3 +1,5 @@
+// Package target turns what the user named into places to look at, in a
+// permuted order that needs no list in memory. It looks at none of them.
 package target
 
 import (
