@@ -1,0 +1,374 @@
+package finding
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"gatehouse/internal/evidence"
+	"gatehouse/internal/ollama"
+)
+
+// ollamaSigns lists what speaks for the real Ollama: a Go program on gin.
+func (f *facts) ollamaSigns() (signals []Signal) {
+	add := func(name string, weight float64, saw string) {
+		signals = append(signals, Signal{name, "ollama", weight, saw})
+	}
+	if f.banner {
+		add("banner", 0.4, "GET / -> "+ollama.Banner)
+	}
+	if f.versionOK {
+		add("version reply", 0.5, "GET /api/version -> "+quote([]byte(f.version)))
+	}
+	if f.tagsOK {
+		add("model list", 0.6, fmt.Sprintf("GET /api/tags -> %d models", len(f.tags)))
+	}
+	if f.psOK {
+		add("memory list", 0.3, fmt.Sprintf("GET /api/ps -> %d models", len(f.ps)))
+	}
+	if x := f.host.Find(evidence.Version); x != nil && f.versionOK && slices.Equal(names(x), ginOrder) {
+		add("header of gin", 0.3, strings.Join(ginOrder, ", "))
+	}
+	if x := f.host.Find(evidence.NoPath); x != nil && x.Status == 404 && string(x.Body) == "404 page not found" {
+		add("gin's 404", 0.2, line(x, quote(x.Body)))
+	}
+	return signals
+}
+
+// ginOrder is the header of a JSON answer of gin on net/http, in order: that of
+// every release measured.
+var ginOrder = []string{"Content-Type", "Date", "Content-Length"}
+
+func names(x *evidence.Exchange) []string {
+	list := make([]string, len(x.Header))
+	for i, f := range x.Header {
+		list[i] = f.Name
+	}
+	return list
+}
+
+// trait is a mark of a product other than Ollama.
+type trait struct {
+	product string
+	name    string
+	weight  float64
+	saw     func(*facts) string // "" when the mark is not there
+}
+
+// traits are how other products that speak the API, or serve language models,
+// give themselves away. A product is named when its traits reach 0.5 together.
+var traits = []trait{
+	{"open-webui", "health reply", 0.6, func(f *facts) string {
+		return f.rootJSON(`{"status":true}`)
+	}},
+	{"open-webui", "page title", 0.8, func(f *facts) string { return f.title("open webui") }},
+	{"open-webui", "FastAPI's refusal", 0.3, func(f *facts) string {
+		return f.inBody(evidence.Tags, `{"detail":"Not authenticated"}`)
+	}},
+	{"llama.cpp", "Server header", 0.9, func(f *facts) string { return f.server("llama.cpp") }},
+	{"llama.cpp", "model list with empty size and digest", 0.6, func(f *facts) string {
+		return f.inBody(evidence.Tags, `"size":""`, `"digest":""`)
+	}},
+	{"llama.cpp", "page title", 0.7, func(f *facts) string { return f.title("llama.cpp") }},
+	{"koboldcpp", "Server header", 0.9, func(f *facts) string { return f.server("concedo") }},
+	{"koboldcpp", "model named koboldcpp", 0.7, func(f *facts) string {
+		return f.inBody(evidence.Tags, `"koboldcpp`)
+	}},
+	{"koboldcpp", "page title", 0.7, func(f *facts) string { return f.title("koboldai lite", "koboldcpp") }},
+	{"lm-studio", "refusal of unknown endpoints", 0.9, func(f *facts) string {
+		return cmpOr(f.inBody(evidence.Root, "Unexpected endpoint or method"),
+			f.inBody(evidence.Tags, "Unexpected endpoint or method"))
+	}},
+	{"localai", "page title", 0.8, func(f *facts) string { return f.title("localai") }},
+	{"localai", "header", 0.8, func(f *facts) string { return f.header("Localai-Machine-Tag") }},
+	{"litellm", "page title", 0.8, func(f *facts) string { return f.title("litellm") }},
+	{"litellm", "header", 0.8, func(f *facts) string { return f.headerPrefix("x-litellm-") }},
+	{"litellm", "refusal", 0.8, func(f *facts) string { return f.inBody(evidence.Tags, "LiteLLM") }},
+	{"vllm", "header", 0.6, func(f *facts) string { return f.headerPrefix("x-vllm-") }},
+	{"vllm", "Server header", 0.8, func(f *facts) string { return f.server("vllm") }},
+	{"gpustack", "page title", 0.8, func(f *facts) string { return f.title("gpustack") }},
+	{"olla", "header", 0.8, func(f *facts) string { return f.headerPrefix("x-olla-") }},
+	{"llama-swap", "page title", 0.8, func(f *facts) string { return f.title("llama-swap") }},
+	{"jan", "page title", 0.6, func(f *facts) string { return f.title("jan") }},
+}
+
+// product names the product whose traits show, "" for none.
+func (f *facts) product() (product string, signals []Signal) {
+	for _, t := range traits {
+		if saw := t.saw(f); saw != "" {
+			signals = append(signals, Signal{t.name, t.product, t.weight, saw})
+		}
+	}
+	best := 0.49
+	for _, s := range signals {
+		if c := combined(signals, s.For); c > best {
+			best, product = c, s.For
+		}
+	}
+	if product == "" {
+		return "", nil
+	}
+	return product, slices.DeleteFunc(signals, func(s Signal) bool { return s.For != product })
+}
+
+// languageServer reports whether product serves language models itself, so that
+// it matters to who counts them even where it does not speak Ollama's API.
+func (f *facts) languageServer(product string) bool {
+	for _, ask := range []evidence.Ask{evidence.Root, evidence.Version, evidence.Tags, evidence.Ps} {
+		if f.locked(ask) {
+			return false
+		}
+	}
+	return product != ""
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+func (f *facts) title(words ...string) string {
+	x := f.host.Find(evidence.Root)
+	if x == nil {
+		return ""
+	}
+	body := bytes.ToLower(x.Body[:min(len(x.Body), 64<<10)])
+	_, rest, ok := bytes.Cut(body, []byte("<title"))
+	if !ok {
+		return ""
+	}
+	_, rest, _ = bytes.Cut(rest, []byte(">"))
+	title, _, ok := bytes.Cut(rest, []byte("</title"))
+	title = bytes.TrimSpace(title)
+	for _, w := range words {
+		if ok && (string(title) == w || len(w) > 4 && bytes.Contains(title, []byte(w))) {
+			return "GET / -> <title>" + quote(title)
+		}
+	}
+	return ""
+}
+
+func (f *facts) server(part string) string {
+	for i := range f.host.Exchanges {
+		if s := f.host.Exchanges[i].Get("Server"); strings.Contains(strings.ToLower(s), part) {
+			return "Server: " + quote([]byte(s))
+		}
+	}
+	return ""
+}
+
+func (f *facts) header(name string) string {
+	for i := range f.host.Exchanges {
+		if v := f.host.Exchanges[i].Get(name); v != "" {
+			return name + ": " + quote([]byte(v))
+		}
+	}
+	return ""
+}
+
+func (f *facts) headerPrefix(prefix string) string {
+	for i := range f.host.Exchanges {
+		for _, h := range f.host.Exchanges[i].Header {
+			if strings.HasPrefix(strings.ToLower(h.Name), prefix) {
+				return quote([]byte(h.Name + ": " + h.Value))
+			}
+		}
+	}
+	return ""
+}
+
+func (f *facts) rootJSON(want string) string {
+	x := f.host.Find(evidence.Root)
+	if x == nil || string(bytes.ReplaceAll(bytes.TrimSpace(x.Body), []byte(" "), nil)) != want {
+		return ""
+	}
+	return line(x, quote(x.Body))
+}
+
+// inBody reports the exchange if its body holds every part, spaces apart.
+func (f *facts) inBody(ask evidence.Ask, parts ...string) string {
+	x := f.host.Find(ask)
+	if x == nil {
+		return ""
+	}
+	body := x.Body[:min(len(x.Body), 64<<10)]
+	packed := bytes.ReplaceAll(bytes.ReplaceAll(body, []byte(`": `), []byte(`":`)), []byte(`, "`), []byte(`,"`))
+	for _, p := range parts {
+		if !bytes.Contains(packed, []byte(p)) {
+			return ""
+		}
+	}
+	return line(x, quote(body))
+}
+
+// contradictions lists where a host that claims to be an Ollama contradicts
+// itself, the heaviest first. What a proxy in front explains is weak.
+func (f *facts) contradictions() (odd []Signal) {
+	add := func(name string, weight float64, format string, args ...any) {
+		odd = append(odd, Signal{name, "honeypot", weight, fmt.Sprintf(format, args...)})
+	}
+	f.oddVersion(add)
+	f.oddModels(add)
+	f.oddServer(add)
+	f.oddPaths(add)
+	slices.SortStableFunc(odd, func(a, b Signal) int {
+		switch {
+		case a.Weight > b.Weight:
+			return -1
+		case a.Weight < b.Weight:
+			return 1
+		}
+		return 0
+	})
+	return odd
+}
+
+type addSignal func(name string, weight float64, format string, args ...any)
+
+func (f *facts) oddVersion(add addSignal) {
+	if !f.versionOK {
+		return
+	}
+	if ollama.Existence(f.version) == ollama.Impossible {
+		add("version that never existed", 0.85, "%s", quote([]byte(f.version)))
+		return
+	}
+	// GET /api/ps came with 0.1.33.
+	r, err := ollama.ParseRelease(f.version)
+	if err == nil && f.psOK && r != (ollama.Release{}) && r.Compare(ollama.Release{Minor: 1, Patch: 33, Pre: "rc0"}) < 0 {
+		add("route newer than the version", 0.6, "GET /api/ps answers in %s", quote([]byte(f.version)))
+	}
+}
+
+func (f *facts) oddModels(add addSignal) {
+	byDigest := make(map[string]*ollama.Model)
+	listed := make(map[string]bool)
+	badDigest, badSize, sizes, repeated, future := "", "", 0, "", ""
+	misfits := 0
+	sameTime := len(f.tags) > 2
+	for i := range f.tags {
+		m := &f.tags[i]
+		listed[m.Digest] = true
+		listed[m.Name] = true
+		if !ollama.ValidDigest(m.Digest) || monotonous(m.Digest) {
+			badDigest = cmpOr(badDigest, fmt.Sprintf("%.60q of %.60q", m.Digest, m.Name))
+		}
+		// `ollama cp` gives one model two names: same digest, same size.
+		if other := byDigest[m.Digest]; other != nil && other.Size != m.Size && m.Digest != "" {
+			repeated = cmpOr(repeated, fmt.Sprintf("%.60q and %.60q have one digest and two sizes", other.Name, m.Name))
+		}
+		byDigest[m.Digest] = m
+		if m.Size.Odd {
+			badSize = cmpOr(badSize, fmt.Sprintf("size of %.60q is no number", m.Name))
+		}
+		if fits, known := ollama.SizeFits(*m); known {
+			sizes++
+			if !fits {
+				misfits++
+				badSize = cmpOr(badSize, fmt.Sprintf("%.60q: %d bytes for %.20s at %.20s",
+					m.Name, m.Size.N, m.Details.ParameterSize, m.Details.QuantizationLevel))
+			}
+		}
+		if m.ModifiedAt.After(f.host.ObservedAt.Add(48 * time.Hour)) {
+			future = cmpOr(future, fmt.Sprintf("%.60q modified at %s", m.Name, m.ModifiedAt.Format(time.RFC3339)))
+		}
+		sameTime = sameTime && m.ModifiedAt.Equal(f.tags[0].ModifiedAt.Time)
+	}
+	if badDigest != "" {
+		add("digest that is no SHA-256", 0.8, "%s", badDigest)
+	}
+	if repeated != "" {
+		add("repeated digest", 0.85, "%s", repeated)
+	}
+	switch {
+	case badSize == "":
+	case misfits > 1 && 2*misfits > sizes || misfits == 0:
+		add("sizes that do not fit", 0.8, "%s", badSize)
+	default:
+		add("size that does not fit", 0.4, "%s", badSize)
+	}
+	if future != "" {
+		add("time in the future", 0.4, "%s", future)
+	}
+	if sameTime {
+		add("all models of one moment", 0.4, "%d models modified at %s", len(f.tags), f.tags[0].ModifiedAt.Format(time.RFC3339Nano))
+	}
+	for i := range f.ps {
+		m := &f.ps[i]
+		if f.tagsOK && !listed[m.Digest] && !listed[m.Name] {
+			// Deleting a loaded model does this for some minutes.
+			add("runs a model that it does not list", 0.4, "%.60q", m.Name)
+			break
+		}
+	}
+}
+
+// monotonous reports whether a digest is made of too few different digits for
+// a hash: of 64 random ones fewer than 8 differ once in 10^20.
+func monotonous(digest string) bool {
+	var seen [256]bool
+	n := 0
+	for i := range len(digest) {
+		if !seen[digest[i]] {
+			seen[digest[i]] = true
+			n++
+		}
+	}
+	return n < 8
+}
+
+func (f *facts) oddServer(add addSignal) {
+	x := f.host.Find(evidence.Version)
+	if x == nil || !f.versionOK {
+		return
+	}
+	server := x.Get("Server")
+	switch lower := strings.ToLower(server); {
+	case server == "":
+		if !slices.Equal(names(x), ginOrder) && !proxied(x) {
+			add("header of another stack", 0.4, "%s", quote([]byte(strings.Join(names(x), ", "))))
+		}
+	case strings.Contains(lower, "python") || strings.Contains(lower, "werkzeug") || strings.Contains(lower, "uvicorn") ||
+		strings.Contains(lower, "express") || strings.Contains(lower, "twisted") || strings.Contains(lower, "aiohttp"):
+		add("server of another stack", 0.5, "Server: %s", quote([]byte(server)))
+	default:
+		add("server before it", 0.1, "Server: %s", quote([]byte(server)))
+	}
+	if powered := x.Get("X-Powered-By"); powered != "" {
+		add("server of another stack", 0.5, "X-Powered-By: %s", quote([]byte(powered)))
+	}
+}
+
+// proxied reports whether the header shows an honest reverse proxy, which adds
+// and reorders fields.
+func proxied(x *evidence.Exchange) bool {
+	for _, name := range []string{"Via", "X-Cache", "CF-Ray", "X-Request-Id", "Alt-Svc", "Strict-Transport-Security", "Connection", "Keep-Alive", "Transfer-Encoding"} {
+		if x.Get(name) != "" {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *facts) oddPaths(add addSignal) {
+	root := f.host.Find(evidence.Root)
+	same := 0
+	for _, ask := range []evidence.Ask{evidence.Version, evidence.Tags, evidence.Ps} {
+		if x := f.host.Find(ask); x != nil && root != nil && x.Status == 200 && len(x.Body) > 0 && bytes.Equal(x.Body, root.Body) {
+			same++
+		}
+	}
+	if same == 3 && f.banner {
+		add("same answer to every path", 0.9, "%s", line(root, quote(root.Body)))
+	}
+	if x := f.host.Find(evidence.NoModel); x != nil && x.Status == 200 {
+		add("knows a model that cannot exist", 0.85, "%s", line(x, quote(x.Body)))
+	}
+	if x := f.host.Find(evidence.NoPath); x != nil && x.Status == 200 {
+		add("answers a path that cannot exist", 0.6, "%s", line(x, quote(x.Body)))
+	}
+}

@@ -1,0 +1,90 @@
+package sweep
+
+import (
+	"context"
+	"hash/maphash"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Limit bounds attempts a second, over all and to any one network (an IPv4 /24
+// or an IPv6 /48). A nil Limit bounds nothing.
+type Limit struct {
+	all      *gcra
+	allGap   time.Duration
+	networks []gcra
+	netGap   time.Duration
+	seed     maphash.Seed
+}
+
+// networkSlots bounds the memory of the rates by network: 512 KiB. Two networks
+// that fall into one slot share its rate, which errs to the side of too slow.
+const networkSlots = 1 << 16
+
+// NewLimit allows rate attempts a second over all and perNetwork to one
+// network; zero or less does not bound.
+func NewLimit(rate, perNetwork float64) *Limit {
+	l := &Limit{seed: maphash.MakeSeed()}
+	if rate > 0 {
+		l.all, l.allGap = new(gcra), gap(rate)
+	}
+	if perNetwork > 0 {
+		l.networks, l.netGap = make([]gcra, networkSlots), gap(perNetwork)
+	}
+	return l
+}
+
+func gap(rate float64) time.Duration { return time.Duration(float64(time.Second) / rate) }
+
+// burst is how far attempts may run ahead of their rate, in time: long enough
+// that a timer's coarseness does not cost rate, too short for a flood.
+const burst = 10 * time.Millisecond
+
+func (l *Limit) wait(ctx context.Context, addr netip.Addr) error {
+	if l == nil {
+		return nil
+	}
+	now := time.Now()
+	at := now
+	if l.networks != nil {
+		network, _ := addr.Prefix(networkBits(addr))
+		slot := maphash.Comparable(l.seed, network) % networkSlots
+		at = l.networks[slot].reserve(at, l.netGap)
+	}
+	if at.After(now) {
+		// The whole is asked when the network's turn has come, so that one
+		// crowded network does not use up what the others could have.
+		if err := sleepUntil(ctx, at); err != nil {
+			return err
+		}
+	}
+	if l.all != nil {
+		return sleepUntil(ctx, l.all.reserve(time.Now(), l.allGap))
+	}
+	return nil
+}
+
+// networkBits is the size of what is taken for one network.
+func networkBits(addr netip.Addr) int {
+	if addr.Is4() {
+		return 24
+	}
+	return 48
+}
+
+// gcra is the generic cell rate algorithm (ITU-T I.371): the whole state is the
+// theoretical arrival time of the next cell, in UnixNano.
+type gcra struct{ next atomic.Int64 }
+
+// reserve takes the next place and returns when it may be used.
+func (g *gcra) reserve(now time.Time, gap time.Duration) time.Time {
+	for {
+		next := g.next.Load()
+		at := max(next, now.UnixNano())
+		if g.next.CompareAndSwap(next, at+int64(gap)) {
+			// What lies within the burst may go at once.
+			return time.Unix(0, max(at-int64(burst), now.UnixNano()))
+		}
+	}
+}

@@ -1,0 +1,260 @@
+package wave
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"gatehouse/internal/evidence"
+	"gatehouse/internal/finding"
+	"gatehouse/internal/scope"
+	"gatehouse/internal/target"
+)
+
+// Wave is one pass. Its fields are set once, before Run.
+type Wave struct {
+	ID     string
+	Scope  string // the scope's name
+	Seed   uint64
+	Places uint64 // how many there are; 0 when that is not known before the end
+	Denied uint64 // how many were left out before the start
+
+	// Source yields the places; Pos has to grow.
+	Source interface {
+		Places(context.Context) iter.Seq[target.Place]
+	}
+	// Dial finds out whether a place has its port open, at the permitted rate.
+	Dial func(context.Context, netip.AddrPort) (net.Conn, error)
+	// Probe asks an open place what it is, and closes the connection.
+	Probe func(context.Context, target.Place, net.Conn) evidence.Host
+	// Judge says what the evidence means.
+	Judge func(*evidence.Host) finding.Verdict
+	// Workers is how many places are looked at at once; default 256.
+	Workers int
+
+	// Journal keeps what was found, so that the wave can be taken up again.
+	Journal *Journal
+	// Record is called with each place that answered, one at a time, after the
+	// journal has it; nil is allowed. An error ends the wave.
+	Record func(Record) error
+	// All has the places that refused or kept silent recorded too.
+	All bool
+
+	// What may be read while Run goes on.
+	Visited, Open, Found atomic.Uint64
+}
+
+// result is what came of one place.
+type result struct {
+	place   target.Place
+	record  Record
+	denied  bool // by the scope, at the last moment
+	stopped bool // the context ended first: as if never visited
+}
+
+// Run looks at every place and returns the account. When stop is closed it
+// begins no more places and finishes the ones in flight; when ctx ends it lets
+// go of those too. Either way what was recorded is in the summary, and the
+// error says only what could not be done: the journal, or Record.
+func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	workers := w.Workers
+	if workers <= 0 {
+		workers = 256
+	}
+	if w.Places > 0 && uint64(workers) > w.Places {
+		workers = int(w.Places)
+	}
+
+	done := w.Journal.resume()
+	track := newTracker(done.mark)
+	earlier := done.total()
+	w.count(&earlier)
+	sum := Summary{
+		Wave: w.ID, Scope: w.Scope, Seed: w.Seed, Started: time.Now().UTC(),
+		Places: w.Places, Denied: w.Denied,
+	}
+	if w.Journal != nil {
+		sum.Started = w.Journal.Header.Started
+	}
+
+	places := make(chan target.Place)
+	results := make(chan result, workers)
+	var begun, finished sync.WaitGroup
+	exhausted := false // read after begun.Wait
+	begun.Go(func() {
+		defer close(places)
+		exhausted = w.feed(ctx, stop, done, track, places)
+	})
+	for range workers {
+		finished.Go(func() {
+			for place := range places {
+				results <- w.visit(ctx, place)
+			}
+		})
+	}
+	go func() {
+		finished.Wait()
+		close(results)
+	}()
+
+	err := w.collect(results, track, cancel)
+	begun.Wait()
+
+	sum.Ended = time.Now().UTC()
+	track.mu.Lock()
+	defer track.mu.Unlock()
+	all := track.total()
+	all.plus(done.lateTotal()) // what feed did not come to
+	sum.Visited, sum.Outcomes, sum.Severity = all.Visited, all.Outcomes, all.Severity
+	sum.Denied += all.Denied
+	if sum.Places == 0 && exhausted {
+		sum.Places = all.Visited + all.Denied
+	}
+	if !exhausted || sum.Visited+all.Denied < sum.Places {
+		sum.Stopped = "stopped before the end"
+	}
+	return sum, err
+}
+
+// feed hands out the places that are not done and reports whether it came to
+// their end.
+func (w *Wave) feed(ctx context.Context, stop <-chan struct{}, done *resumed, track *tracker, to chan<- target.Place) bool {
+	for place := range w.Source.Places(ctx) {
+		if place.Pos < done.mark.At {
+			continue
+		}
+		if c, ok := done.late[place.Pos]; ok {
+			delete(done.late, place.Pos)
+			track.begin(place.Pos)
+			track.end(place.Pos, c)
+			continue
+		}
+		select {
+		case <-stop:
+			return false
+		default:
+		}
+		track.begin(place.Pos)
+		select {
+		case to <- place:
+		case <-stop:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// collect takes the results as they come, to their end.
+func (w *Wave) collect(results <-chan result, track *tracker, cancel func()) (err error) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case r, ok := <-results:
+			if !ok {
+				return errors.Join(err, w.Journal.mark(track))
+			}
+			if r.stopped || err != nil {
+				continue // not visited; a later run does it
+			}
+			if err = w.take(r, track); err != nil {
+				cancel()
+			}
+		case <-tick.C:
+			if err == nil {
+				if err = w.Journal.mark(track); err != nil {
+					cancel()
+				}
+			}
+		}
+	}
+}
+
+func (w *Wave) take(r result, track *tracker) error {
+	recorded := !r.denied && (w.All || reported(r.record.Outcome))
+	if recorded {
+		if err := w.Journal.append(r.place.Pos, r.record); err != nil {
+			return err
+		}
+	}
+	var one Counts
+	one.add(r)
+	track.end(r.place.Pos, one)
+	w.count(&one)
+	if recorded && w.Record != nil {
+		return w.Record(r.record)
+	}
+	return nil
+}
+
+// count adds to what may be read while the wave goes on.
+func (w *Wave) count(c *Counts) {
+	w.Visited.Add(c.Visited)
+	w.Open.Add(c.Visited - c.Outcomes[finding.Refused] - c.Outcomes[finding.Silent])
+	w.Found.Add(c.Outcomes[finding.Open])
+}
+
+// reported reports whether a place with this outcome is worth a line.
+func reported(o finding.Outcome) bool {
+	return o != finding.Refused && o != finding.Silent
+}
+
+// visit looks at one place, from the first packet to the verdict.
+func (w *Wave) visit(ctx context.Context, place target.Place) result {
+	r := result{place: place}
+	conn, err := w.Dial(ctx, place.AddrPort())
+	var host evidence.Host
+	switch {
+	case err == nil:
+		host = w.Probe(ctx, place, conn)
+	case errors.Is(err, scope.ErrSpecial), errors.Is(err, scope.ErrExcluded), errors.Is(err, scope.ErrOutside),
+		errors.Is(err, scope.ErrNoScope), errors.Is(err, scope.ErrExpired):
+		r.denied = true
+		return r
+	default:
+		host = unreached(place, err)
+	}
+	if ctx.Err() != nil {
+		r.stopped = true
+		return r
+	}
+	verdict := w.Judge(&host)
+	r.record = Record{
+		Wave: w.ID, Target: host.Target, Address: host.Address.String(), Port: host.Port,
+		Name: host.Name, Path: host.Path, TLS: host.TLS, ObservedAt: host.ObservedAt,
+		Verdict: verdict,
+	}
+	return r
+}
+
+// unreached is the evidence of a place that did not let itself be connected to.
+func unreached(place target.Place, err error) evidence.Host {
+	h := evidence.Host{
+		Target: place.Target, Address: place.Addr, Port: place.Port, Name: place.Name, Path: place.Path,
+		ObservedAt: time.Now().UTC(), Reach: evidence.Silent,
+	}
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ECONNRESET):
+		h.Reach, h.Reason = evidence.Refused, "connection refused"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		h.Reason = "no answer in time"
+	default:
+		h.Reason = "not reached"
+		var errno syscall.Errno
+		if errors.As(err, &errno) {
+			h.Reason = errno.Error()
+		}
+	}
+	return h
+}
