@@ -1,0 +1,48 @@
+# One command for each job. `make` alone lists them.
+
+GO      ?= go
+PREFIX  ?= /usr/local
+BENCH   ?=
+FUZZTIME ?= 10s
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test lint bench peers fuzz install clean go
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+go: # is there a Go that is new enough?
+	@scripts/go.sh $(GO)
+
+build: go ## build ./gatehouse, one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o gatehouse ./cmd/gatehouse
+
+run: build ## build, check this machine, show the demo
+	@./gatehouse check; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ] || exit $$code
+	@./gatehouse demo; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ] || exit $$code
+
+test: peers lint ## lint, then every test with the race detector, the real Ollama included
+	GO=$(GO) scripts/test.sh
+
+lint: go ## vet, gofumpt, staticcheck, tidy go.mod
+	$(GO) vet ./...
+	@files=$$($(GO) tool gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:" $$files >&2; exit 1; }
+	$(GO) tool staticcheck ./...
+	$(GO) mod tidy -diff
+
+bench: build peers ## hosts identified per second, beside curl, nmap and masscan
+	$(GO) run ./bench $(BENCH)
+
+peers: go ## install what the tests are held against, such as the real Ollama
+	@GO=$(GO) scripts/peers.sh
+
+fuzz: go ## run every fuzz target for FUZZTIME (default 10s)
+	@GO=$(GO) scripts/fuzz.sh $(FUZZTIME)
+
+install: build ## install to PREFIX (default /usr/local)
+	install -D -m 755 gatehouse $(DESTDIR)$(PREFIX)/bin/gatehouse
+
+clean: ## remove what build made; the peers stay
+	rm -f gatehouse

@@ -1,0 +1,195 @@
+package gatehouse_test
+
+import (
+	"cmp"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// The house: every package under internal/ and the packages of ours that it may
+// import. A new room, or a new arrow, is added here, and the commit says why.
+// Tests may import what they like; cmd/gatehouse wires all rooms and imports any.
+var house = map[string]struct {
+	wing  wing
+	rooms string
+}{
+	"ollama": {shared, ""},
+
+	"scope":    {looking, ""},
+	"target":   {looking, "scope"},
+	"sweep":    {looking, "target scope"},
+	"evidence": {looking, ""},
+	"probe":    {looking, "target scope evidence ollama"},
+	"finding":  {looking, "evidence ollama"},
+	"owner":    {looking, "evidence"},
+	"wave":     {looking, "scope target sweep probe evidence finding owner"},
+
+	"key":      {locking, ""},
+	"policy":   {locking, "key ollama"},
+	"limit":    {locking, "key"},
+	"upstream": {locking, ""}, // the gateway has it as an http.Handler
+	"ledger":   {locking, ""},
+	"gateway":  {locking, "key policy limit ledger ollama"},
+
+	"harden": {shared, "ollama"},
+
+	// These join the wings, which know nothing of them.
+	"store":   {joint, "wave key ledger"},
+	"fleet":   {joint, "wave limit store"},
+	"report":  {joint, "wave ledger finding evidence"},
+	"console": {joint, "wave ledger report"},
+
+	// The test rig. The simulator is in the product too, for `gatehouse demo`.
+	"ollama/ollamatest": {rig, "ollama"},
+	"ollama/realollama": {rig, ""},
+}
+
+type wing int
+
+const (
+	shared  wing = iota // either wing may import it
+	looking             // for open doors
+	locking             // them
+	joint
+	rig
+)
+
+const internal = "gatehouse/internal/"
+
+// stray says what is wrong with a package's importing another, "" when nothing
+// is. Both are import paths.
+func stray(from, to string) string {
+	room, ours := strings.CutPrefix(to, internal)
+	if !ours {
+		return ""
+	}
+	if _, ok := house[room]; !ok {
+		return fmt.Sprintf("%s imports %s, a room that the house does not have: list it in house_test.go and say why", from, room)
+	}
+	importer, inside := strings.CutPrefix(from, internal)
+	switch {
+	case room == "ollama/realollama":
+		return fmt.Sprintf("%s imports %s, which only tests may", from, room)
+	case !inside:
+		return "" // cmd and bench
+	}
+	rules, ok := house[importer]
+	if !ok {
+		return fmt.Sprintf("%s is a room that the house does not have: list it in house_test.go and say why", importer)
+	}
+	if !slices.Contains(strings.Fields(rules.rooms), room) {
+		return fmt.Sprintf("%s imports %s; it may import: %s. If it has to, add the arrow in house_test.go and say why",
+			importer, room, cmp.Or(rules.rooms, "none of our rooms"))
+	}
+	return ""
+}
+
+// TestArrows holds every import in the tree against the house, whatever system
+// its file is built for.
+func TestArrows(t *testing.T) {
+	seen := make(map[string]bool)
+	tree := os.DirFS(".")
+	err := fs.WalkDir(tree, ".", func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() && (d.Name() == "testdata" || len(file) > 1 && file[0] == '.') {
+			return fs.SkipDir
+		}
+		if !strings.HasSuffix(file, ".go") {
+			return nil
+		}
+		pkg := path.Join("gatehouse", path.Dir(file))
+		room, inside := strings.CutPrefix(pkg, internal)
+		if _, ok := house[room]; inside && !ok && !seen[room] {
+			t.Errorf("%s is a room that the house does not have: list it in house_test.go and say why", room)
+		}
+		seen[room] = true
+		if strings.HasSuffix(file, "_test.go") {
+			return nil
+		}
+		source, err := fs.ReadFile(tree, file)
+		if err != nil {
+			return err
+		}
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, source, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		for _, spec := range parsed.Imports {
+			to, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			if wrong := stray(pkg, to); wrong != "" {
+				t.Errorf("%s: %s", file, wrong)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, room := range []string{"ollama", "scope", "wave"} {
+		if !seen[room] {
+			t.Errorf("no file of %s was looked at", room)
+		}
+	}
+}
+
+// TestWings holds the house itself to its first rule: by no way, however long,
+// does one wing lead into the other.
+func TestWings(t *testing.T) {
+	other := map[wing]wing{looking: locking, locking: looking}
+	for _, room := range slices.Sorted(maps.Keys(house)) {
+		reached := []string{room}
+		for i := 0; i < len(reached); i++ {
+			for _, next := range strings.Fields(house[reached[i]].rooms) {
+				if _, ok := house[next]; !ok {
+					t.Errorf("%s may import %s, which is no room", reached[i], next)
+				}
+				if !slices.Contains(reached, next) {
+					reached = append(reached, next)
+				}
+			}
+		}
+		for _, end := range reached[1:] {
+			from, to := house[room].wing, house[end].wing
+			if away, winged := other[from]; winged && (to == away || to == joint || to == rig) {
+				t.Errorf("%s leads to %s, out of its wing: %v", room, end, reached)
+			}
+			if from == shared && to != shared {
+				t.Errorf("%s is shared and leads to %s, which is not", room, end)
+			}
+		}
+	}
+}
+
+func TestStray(t *testing.T) {
+	for _, c := range []struct{ from, to, want string }{
+		{"gatehouse/internal/target", "gatehouse/internal/scope", ""},
+		{"gatehouse/internal/target", "net/netip", ""},
+		{"gatehouse/cmd/gatehouse", "gatehouse/internal/wave", ""},
+		{"gatehouse/cmd/gatehouse", "gatehouse/internal/ollama/ollamatest", ""},
+		{"gatehouse/internal/scope", "gatehouse/internal/target", "may import: none of our rooms"},
+		{"gatehouse/internal/probe", "gatehouse/internal/key", "may import: target scope evidence ollama"},
+		{"gatehouse/internal/wave", "gatehouse/internal/ollama/ollamatest", "may import"},
+		{"gatehouse/cmd/gatehouse", "gatehouse/internal/ollama/realollama", "only tests"},
+		{"gatehouse/internal/scope", "gatehouse/internal/util", "does not have"},
+		{"gatehouse/internal/util", "gatehouse/internal/scope", "util is a room that the house does not have"},
+	} {
+		got := stray(c.from, c.to)
+		if (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s -> %s: %q, want %q", c.from, c.to, got, c.want)
+		}
+	}
+}

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Install the real programs that the tests and the bench are held against: Ollama, nginx, and the
+# scanners that we are measured beside. Nothing lands in the source tree, no service is left running,
+# and a second call does nothing.
+#
+#   GATEHOUSE_CACHE   where to keep them (default: $XDG_CACHE_HOME/gatehouse or ~/.cache/gatehouse)
+set -euo pipefail
+
+ollama=0.17.4  # the release that testdata/0.17.4 was captured from
+malgo=v0.11.24 # carries miniaudio.h, which Ollama's module leaves out
+
+cache=${GATEHOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gatehouse}
+peers=$cache/peers
+dest=$peers/ollama-$ollama
+go=${GO:-go}
+
+say() { printf 'peers: %s\n' "$*"; }
+die() {
+	printf 'peers: %s\n' "$*" >&2
+	exit 1
+}
+
+# missing_packages prints the Debian packages whose file or command is not here yet.
+missing_packages() {
+	local path=$PATH:/usr/sbin:/sbin
+	have() { PATH=$path command -v "$1" >/dev/null; }
+	have gcc || echo gcc
+	have g++ || echo g++
+	have curl || echo curl
+	have nginx || echo nginx-light
+	have nmap || echo nmap
+	have masscan || echo masscan
+	have zmap || echo zmap
+	# Only the build of Ollama needs the headers.
+	if [ ! -x "$dest/ollama" ]; then
+		[ -e /usr/include/nlohmann/json.hpp ] || echo nlohmann-json3-dev
+		[ -e /usr/include/stb/stb_image.h ] || echo libstb-dev
+	fi
+}
+
+install_packages() {
+	local want
+	mapfile -t want < <(missing_packages)
+	[ ${#want[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+		die "these are missing: ${want[*]}. Install them (Debian: sudo apt-get install ${want[*]}) and call this again"
+	fi
+	say "apt-get install ${want[*]}"
+	export DEBIAN_FRONTEND=noninteractive
+	# Debian starts what it installs; this is its documented way to say no (invoke-rc.d, exit 101).
+	local policy=/usr/sbin/policy-rc.d ours=
+	if [ ! -e "$policy" ]; then
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+		ours=1
+	fi
+	local failed=
+	{ apt-get update -qq && apt-get install -y -qq --no-install-recommends "${want[@]}"; } \
+		>"$peers/apt.log" 2>&1 || failed=1
+	[ -z "$ours" ] || rm -f "$policy"
+	[ -z "$failed" ] || { tail -n 20 "$peers/apt.log" >&2; die "apt-get failed; the whole log is $peers/apt.log"; }
+	# Nor may it start at the next boot: we asked for the program, not for a web server.
+	case " ${want[*]} " in *" nginx-light "*)
+		if [ -d /run/systemd/system ]; then systemctl disable --now --quiet nginx || true; fi
+		;;
+	esac
+}
+
+# headers makes the include folder. Its path is part of Go's build cache key, so it is a fixed one:
+# a build that was interrupted goes on where it was.
+headers() {
+	[ ! -e "$peers/include/miniaudio/miniaudio.h" ] || return 0
+	(cd "$tmp" && "$go" mod download "github.com/gen2brain/malgo@$malgo")
+	mkdir -p "$tmp/include/miniaudio"
+	install -m 644 "$("$go" env GOMODCACHE)/github.com/gen2brain/malgo@$malgo/miniaudio.h" "$tmp/include/miniaudio/"
+	ln -s /usr/include/nlohmann "$tmp/include/nlohmann"
+	ln -s /usr/include/stb "$tmp/include/stb"
+	rm -rf "$peers/include"
+	mv "$tmp/include" "$peers/include"
+}
+
+install_ollama() {
+	[ ! -x "$dest/ollama" ] || return 0
+	say "building Ollama $ollama into $dest (about 5 minutes on 2 cores, once)"
+	headers
+	mkdir "$tmp/ollama"
+	(
+		cd "$tmp"
+		export CGO_ENABLED=1 CGO_CPPFLAGS="'-I$peers/include'" GOBIN=$tmp/ollama GOWORK=off
+		# The warnings of its C++ are not ours to show, unless the build fails.
+		"$go" install -ldflags "-X github.com/ollama/ollama/version.Version=$ollama" \
+			"github.com/ollama/ollama@v$ollama" >"$peers/build.log" 2>&1
+	) || { tail -n 20 "$peers/build.log" >&2; die "Ollama did not build; the whole log is $peers/build.log"; }
+	# Asked with an address that no server has, so that it speaks of itself only.
+	OLLAMA_HOST=127.0.0.1:1 "$tmp/ollama/ollama" --version 2>/dev/null | grep -qF "$ollama" ||
+		die "the Ollama just built does not call itself $ollama"
+	rm -rf "$dest"
+	mv "$tmp/ollama" "$dest"
+}
+
+# install_model lets the test package make the models folder that its servers start from.
+install_model() {
+	[ ! -e "$peers/tiny-$ollama/stamp" ] || return 0
+	say "making the tiny model"
+	(cd "$(dirname "$0")/.." && GATEHOUSE_CACHE=$cache GATEHOUSE_REQUIRE_PEERS=1 \
+		"$go" test -count=1 -run '^TestModelsFolder$' ./internal/ollama/realollama >/dev/null) ||
+		die "the tiny model was not made: go test -v -run TestModelsFolder ./internal/ollama/realollama says why"
+}
+
+command -v "$go" >/dev/null || die "Go is missing: see https://go.dev/doc/install"
+mkdir -p "$peers"
+peers=$(cd "$peers" && pwd) dest=$peers/ollama-$ollama
+# Two calls at once take turns; the second finds the work done.
+if command -v flock >/dev/null; then
+	exec 9>"$peers/lock"
+	flock 9
+	rm -rf "$peers"/tmp.* # of a call that was killed
+fi
+tmp=$(mktemp -d "$peers/tmp.XXXXXX")
+trap 'rm -rf "$tmp"' EXIT
+trap 'exit 130' INT TERM
+install_packages
+install_ollama
+install_model
+say "ready in $peers"

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Run every test with the race detector, and fail when one was skipped too: where all that the tests
+# need is installed, a skipped test is one that nobody ran. Fuzz targets run on their seeds.
+set -euo pipefail
+
+cd "$(dirname "$0")/.."
+go=${GO:-go}
+export GATEHOUSE_REQUIRE_PEERS=1
+"$go" test -race -timeout 20m -json ./... | "$go" run ./scripts/testlog
