@@ -123,6 +123,11 @@ func lock(x *evidence.Exchange) string {
 		if to := x.Get("Location"); isLogin(to) {
 			return fmt.Sprintf("%d to %s", x.Status, quote([]byte(to)))
 		}
+	case 400:
+		// nginx, where a client certificate is optional to TLS and not to it.
+		if bytes.Contains(x.Body, []byte("No required SSL certificate was sent")) {
+			return "400, asks for a client certificate"
+		}
 	case 200:
 		if page := x.Body[:min(len(x.Body), 64<<10)]; !looksJSON(x) && bytes.Contains(bytes.ToLower(page), []byte(`type="password"`)) {
 			return "200, a page that asks for a password"

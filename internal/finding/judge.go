@@ -38,6 +38,7 @@ func (r Rules) judge(h *evidence.Host) Verdict {
 	product, productSigns := f.product()
 	locks := f.locks()
 	odd := f.contradictions()
+	imitation := f.imitations()
 
 	is := func(o Outcome, reason string) Verdict {
 		v.Outcome, v.Reason = o, reason
@@ -56,7 +57,7 @@ func (r Rules) judge(h *evidence.Host) Verdict {
 		identify("", ollamaSigns, productSigns)
 		return is(Broken, f.hostile)
 
-	case product != "" && (f.speaksAPI() || f.languageServer(product)):
+	case product != "" && !f.locked(evidence.Tags) && (f.speaksAPI() || f.languageServer(product)):
 		identify(product, productSigns)
 		f.fill(&v)
 		return is(Lookalike, "answers as "+product)
@@ -64,6 +65,12 @@ func (r Rules) judge(h *evidence.Host) Verdict {
 	case f.claimsOllama() && f.malformed != "":
 		identify("ollama", ollamaSigns, odd)
 		return is(Broken, f.malformed)
+
+	case f.claimsOllama() && imitates(imitation, odd):
+		identify("imitation", imitation)
+		f.fill(&v)
+		v.Identity.Product = product
+		return is(Lookalike, "speaks Ollama's API, and is another program: "+imitation[0].Name)
 
 	case f.claimsOllama() && contradicts(odd):
 		identify("ollama", ollamaSigns, odd)
@@ -81,10 +88,10 @@ func (r Rules) judge(h *evidence.Host) Verdict {
 
 	case len(locks) > 0:
 		identify("", ollamaSigns, locks)
-		if f.banner || f.versionOK || f.namesOllama {
-			identify("ollama", ollamaSigns, locks)
-		} else if product != "" {
+		if product != "" {
 			identify(product, productSigns, locks)
+		} else if f.banner || f.versionOK || f.namesOllama {
+			identify("ollama", ollamaSigns, locks)
 		}
 		return is(Guarded, locks[0].Saw)
 

@@ -85,11 +85,24 @@ var traits = []trait{
 	{"localai", "header", 0.8, func(f *facts) string { return f.header("Localai-Machine-Tag") }},
 	{"litellm", "page title", 0.8, func(f *facts) string { return f.title("litellm") }},
 	{"litellm", "header", 0.8, func(f *facts) string { return f.headerPrefix("x-litellm-") }},
+	{"litellm", "greeting", 0.8, func(f *facts) string { return f.inBody(evidence.Root, `"LiteLLM`) }},
 	{"litellm", "refusal", 0.8, func(f *facts) string { return f.inBody(evidence.Tags, "LiteLLM") }},
 	{"vllm", "header", 0.6, func(f *facts) string { return f.headerPrefix("x-vllm-") }},
 	{"vllm", "Server header", 0.8, func(f *facts) string { return f.server("vllm") }},
 	{"gpustack", "page title", 0.8, func(f *facts) string { return f.title("gpustack") }},
 	{"olla", "header", 0.8, func(f *facts) string { return f.headerPrefix("x-olla-") }},
+	{"llama-swap", "version reply with its build", 0.6, func(f *facts) string {
+		return f.inBody(evidence.Version, `"build_date":`, `"commit":`)
+	}},
+	{"docker-model-runner", "greeting", 0.8, func(f *facts) string {
+		return f.inBody(evidence.Root, "Docker Model Runner")
+	}},
+	{"open-webui", "its proxy's place and stack", 0.6, func(f *facts) string {
+		if strings.HasSuffix(f.host.Path, "/ollama") {
+			return f.server("uvicorn")
+		}
+		return ""
+	}},
 	{"llama-swap", "page title", 0.8, func(f *facts) string { return f.title("llama-swap") }},
 	{"jan", "page title", 0.6, func(f *facts) string { return f.title("jan") }},
 }
@@ -237,24 +250,41 @@ func (f *facts) oddVersion(add addSignal) {
 		add("version that never existed", 0.85, "%s", quote([]byte(f.version)))
 		return
 	}
-	// GET /api/ps came with 0.1.33.
 	r, err := ollama.ParseRelease(f.version)
-	if err == nil && f.psOK && r != (ollama.Release{}) && r.Compare(ollama.Release{Minor: 1, Patch: 33, Pre: "rc0"}) < 0 {
-		add("route newer than the version", 0.6, "GET /api/ps answers in %s", quote([]byte(f.version)))
+	if err != nil {
+		add("version that is none", 0.4, "%s", quote([]byte(f.version)))
+		return
+	}
+	// Source builds call themselves 0.0.0.
+	before := func(minor, patch int) bool {
+		return r != (ollama.Release{}) && r.Compare(ollama.Release{Minor: minor, Patch: patch, Pre: "rc0"}) < 0
+	}
+	if f.psOK && before(1, 38) {
+		add("route newer than the version", 0.6, "GET /api/ps, of 0.1.38, answers in %s", quote([]byte(f.version)))
+	}
+	for i := range f.tags {
+		if f.tags[i].Remote() && before(12, 0) {
+			add("cloud model before there were any", 0.6, "%.60q in %s", f.tags[i].Name, quote([]byte(f.version)))
+			break
+		}
 	}
 }
 
 func (f *facts) oddModels(add addSignal) {
 	byDigest := make(map[string]*ollama.Model)
 	listed := make(map[string]bool)
-	badDigest, badSize, sizes, repeated, future := "", "", 0, "", ""
+	badDigest, pattern, badSize, sizes, repeated, future := "", "", "", 0, "", ""
 	misfits := 0
 	sameTime := len(f.tags) > 2
+	bySize := make(map[int64]map[string]bool) // the digests of each size
 	for i := range f.tags {
 		m := &f.tags[i]
 		listed[m.Digest] = true
 		listed[m.Name] = true
-		if !ollama.ValidDigest(m.Digest) || monotonous(m.Digest) {
+		switch {
+		case monotonous(m.Digest) && ollama.ValidDigest(m.Digest):
+			pattern = cmpOr(pattern, fmt.Sprintf("%.60q of %.60q", m.Digest, m.Name))
+		case !ollama.ValidDigest(m.Digest) && !m.Remote():
 			badDigest = cmpOr(badDigest, fmt.Sprintf("%.60q of %.60q", m.Digest, m.Name))
 		}
 		// `ollama cp` gives one model two names: same digest, same size.
@@ -262,6 +292,15 @@ func (f *facts) oddModels(add addSignal) {
 			repeated = cmpOr(repeated, fmt.Sprintf("%.60q and %.60q have one digest and two sizes", other.Name, m.Name))
 		}
 		byDigest[m.Digest] = m
+		if !m.Size.Odd && m.Size.N > 0 && !m.Remote() {
+			if bySize[m.Size.N] == nil {
+				bySize[m.Size.N] = make(map[string]bool)
+			}
+			bySize[m.Size.N][m.Digest+m.Name] = true
+		}
+		if params, err := ollama.ParseParameters(m.Details.ParameterSize); err == nil && params > maxParameters {
+			badSize, misfits = cmpOr(badSize, fmt.Sprintf("%.60q has %.20s parameters", m.Name, m.Details.ParameterSize)), misfits+2
+		}
 		if m.Size.Odd {
 			badSize = cmpOr(badSize, fmt.Sprintf("size of %.60q is no number", m.Name))
 		}
@@ -281,8 +320,16 @@ func (f *facts) oddModels(add addSignal) {
 	if badDigest != "" {
 		add("digest that is no SHA-256", 0.8, "%s", badDigest)
 	}
+	if pattern != "" {
+		add("digest of a pattern", 0.85, "%s", pattern)
+	}
 	if repeated != "" {
 		add("repeated digest", 0.85, "%s", repeated)
+	}
+	for size, models := range bySize {
+		if len(models) >= 3 && 2*len(models) > len(f.tags) && distinctDigests(f.tags, size) >= 3 {
+			add("one size for different models", 0.85, "%d models of %d bytes", len(models), size)
+		}
 	}
 	switch {
 	case badSize == "":
@@ -305,6 +352,88 @@ func (f *facts) oddModels(add addSignal) {
 			break
 		}
 	}
+	for i := range f.ps {
+		m := &f.ps[i]
+		if m.SizeVRAM.N > m.Size.N {
+			add("more memory on the card than in all", 0.6, "%.60q: %d of %d bytes", m.Name, m.SizeVRAM.N, m.Size.N)
+			break
+		}
+	}
+	for i := range f.ps {
+		m := &f.ps[i]
+		if !m.ExpiresAt.IsZero() && m.ExpiresAt.Before(f.host.ObservedAt.Add(-7*24*time.Hour)) {
+			add("runs what expired long ago", 0.5, "%.60q until %s", m.Name, m.ExpiresAt.Format(time.RFC3339))
+			break
+		}
+	}
+}
+
+// maxParameters is more than any model has that fits one server.
+const maxParameters = 50e12
+
+// distinctDigests counts the different digests among models of one size.
+func distinctDigests(models []ollama.Model, size int64) int {
+	seen := make(map[string]bool)
+	for i := range models {
+		if models[i].Size.N == size {
+			seen[models[i].Digest] = true
+		}
+	}
+	return len(seen)
+}
+
+// imitations lists what shows a program that speaks the API without passing
+// itself off as the original: another stack's form, and no try at what Ollama
+// makes of a model. A honeypot tries, and gets it wrong.
+func (f *facts) imitations() (signals []Signal) {
+	add := func(name string, weight float64, format string, args ...any) {
+		signals = append(signals, Signal{name, "imitation", weight, fmt.Sprintf(format, args...)})
+	}
+	if x := f.host.Find(evidence.Version); x != nil && f.versionOK {
+		if bytes.HasSuffix(x.Body, []byte("\n")) {
+			add("line end after JSON", 0.6, "%s", line(x, quote(x.Body)))
+		}
+		if t := x.Get("Content-Type"); t != "application/json; charset=utf-8" {
+			add("content type of another stack", 0.4, "Content-Type: %s", quote([]byte(t)))
+		}
+		if other := otherStack(x); other != "" {
+			add("server of another stack", 0.5, "%s", other)
+		}
+	}
+	if x := f.host.Find(evidence.Root); x != nil && strings.TrimSpace(string(x.Body)) == `"`+ollama.Banner+`"` {
+		add("banner in JSON", 0.5, "%s", line(x, quote(x.Body)))
+	}
+	if x := f.host.Find(evidence.Ps); x != nil && x.Status == 404 && f.tagsOK {
+		add("no memory list", 0.3, "%s", line(x, quote(x.Body)))
+	}
+	for i := range f.tags {
+		m := &f.tags[i]
+		if digest := strings.TrimPrefix(m.Digest, "sha256:"); len(digest) != 64 && !m.Remote() {
+			add("no digest", 0.5, "%.60q of %.60q", m.Digest, m.Name)
+			break
+		}
+	}
+	for i := range f.tags {
+		if m := &f.tags[i]; m.Size == (ollama.Int{}) && !m.Remote() {
+			add("no size", 0.3, "of %.60q", m.Name)
+			break
+		}
+	}
+	return signals
+}
+
+// imitates reports whether the signals make an imitation: nearly certain
+// together, and nothing odd but what they explain.
+func imitates(signals, odd []Signal) bool {
+	for _, s := range odd {
+		switch s.Name {
+		case "digest that is no SHA-256", "size that does not fit", "sizes that do not fit",
+			"server of another stack", "header of another stack", "server before it":
+		default:
+			return false
+		}
+	}
+	return combined(signals, "imitation") >= 0.75
 }
 
 // monotonous reports whether a digest is made of too few different digits for
@@ -326,21 +455,30 @@ func (f *facts) oddServer(add addSignal) {
 	if x == nil || !f.versionOK {
 		return
 	}
-	server := x.Get("Server")
-	switch lower := strings.ToLower(server); {
-	case server == "":
-		if !slices.Equal(names(x), ginOrder) && !proxied(x) {
-			add("header of another stack", 0.4, "%s", quote([]byte(strings.Join(names(x), ", "))))
-		}
-	case strings.Contains(lower, "python") || strings.Contains(lower, "werkzeug") || strings.Contains(lower, "uvicorn") ||
-		strings.Contains(lower, "express") || strings.Contains(lower, "twisted") || strings.Contains(lower, "aiohttp"):
-		add("server of another stack", 0.5, "Server: %s", quote([]byte(server)))
-	default:
+	if other := otherStack(x); other != "" {
+		add("server of another stack", 0.6, "%s", other)
+	} else if server := x.Get("Server"); server != "" {
+		// An honest proxy says its name.
 		add("server before it", 0.1, "Server: %s", quote([]byte(server)))
+	} else if !slices.Equal(names(x), ginOrder) && !proxied(x) {
+		add("header of another stack", 0.4, "%s", quote([]byte(strings.Join(names(x), ", "))))
 	}
+}
+
+// otherStack names the application server that answers x, "" when none shows.
+// It is no proxy: what it answers, it made.
+func otherStack(x *evidence.Exchange) string {
 	if powered := x.Get("X-Powered-By"); powered != "" {
-		add("server of another stack", 0.5, "X-Powered-By: %s", quote([]byte(powered)))
+		return "X-Powered-By: " + quote([]byte(powered))
 	}
+	server := x.Get("Server")
+	lower := strings.ToLower(server)
+	for _, part := range []string{"python", "werkzeug", "uvicorn", "gunicorn", "express", "twisted", "aiohttp", "basehttp"} {
+		if strings.Contains(lower, part) {
+			return "Server: " + quote([]byte(server))
+		}
+	}
+	return ""
 }
 
 // proxied reports whether the header shows an honest reverse proxy, which adds
@@ -362,7 +500,7 @@ func (f *facts) oddPaths(add addSignal) {
 			same++
 		}
 	}
-	if same == 3 && f.banner {
+	if same == 3 && f.claimsOllama() {
 		add("same answer to every path", 0.9, "%s", line(root, quote(root.Body)))
 	}
 	if x := f.host.Find(evidence.NoModel); x != nil && x.Status == 200 {
