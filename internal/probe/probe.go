@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -165,7 +166,7 @@ func (c *conversation) askFirst(ctx context.Context) error {
 		c.tls = true
 		plain := c.host
 		err := c.again(ctx)
-		if c.host.TLS == nil {
+		if c.host.TLS == nil && !strings.HasPrefix(c.host.Exchanges[0].Error, refusedTLS) {
 			// Not that either: what the place said in the clear is the evidence.
 			c.host = plain
 		}

@@ -50,11 +50,16 @@ func (c *conversation) showsOllama() bool {
 	if x := c.host.Find(evidence.Root); x != nil && x.Status == 200 && string(x.Body) == ollama.Banner {
 		return true
 	}
-	x := c.host.Find(evidence.Version)
-	if x == nil || x.Status != 200 {
+	// A proxy may serve the API and not the banner. A version alone is no sign:
+	// a hundred other programs answer {"version":"…"} there.
+	version, tags := c.host.Find(evidence.Version), c.host.Find(evidence.Tags)
+	if version == nil || version.Status != 200 || tags == nil || tags.Status != 200 {
 		return false
 	}
-	_, err := ollama.ParseVersion(x.Body)
+	if _, err := ollama.ParseVersion(version.Body); err != nil {
+		return false
+	}
+	_, err := ollama.ParseTags(tags.Body)
 	return err == nil
 }
 

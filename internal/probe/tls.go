@@ -10,12 +10,16 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
 
 	"gatehouse/internal/evidence"
 )
 
 // errNotTLS says that the port answered the handshake with something else.
 var errNotTLS = errors.New("not TLS")
+
+// refusedTLS begins the error of a place that speaks TLS and would not with us.
+const refusedTLS = "tls refused: "
 
 // maxNames is how many of a certificate's names are kept.
 const maxNames = 100
@@ -39,15 +43,28 @@ func saysTLS(body []byte) bool {
 // An invalid certificate is evidence, not an obstacle: nothing secret is sent.
 func (c *conversation) handshake(ctx context.Context) error {
 	name := cmp.Or(c.place.Name, c.place.Addr.String())
+	asked := false
 	conn := tls.Client(c.raw, &tls.Config{
 		ServerName:         name, // crypto/tls sends no SNI for an address
 		InsecureSkipVerify: true, // recorded by describeTLS instead
 		MinVersion:         tls.VersionTLS10,
 		NextProtos:         []string{"http/1.1"},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			asked = true
+			return new(tls.Certificate), nil // we have none
+		},
 	})
 	if err := conn.HandshakeContext(ctx); err != nil {
 		if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
 			return errNotTLS
+		}
+		if asked && !errors.Is(err, os.ErrDeadlineExceeded) {
+			// Before TLS 1.3 the alert says no more than that the handshake failed,
+			// and some servers just hang up.
+			return fmt.Errorf("%scertificate required (%v)", refusedTLS, err)
+		}
+		if alert, ok := errors.AsType[tls.AlertError](err); ok {
+			return fmt.Errorf("%s%w", refusedTLS, alert)
 		}
 		return fmt.Errorf("tls: %w", err)
 	}
