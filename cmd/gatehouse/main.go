@@ -1,0 +1,163 @@
+// Gatehouse finds Ollama servers that answer strangers, proves what each lets
+// a stranger do without changing anything on it, and keeps watch.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/alecthomas/kong"
+
+	"gatehouse/internal/report"
+)
+
+// version is set by the linker to what git describes.
+var version = ""
+
+// Exit codes, the same for every command.
+const (
+	exitOK       = 0   // nothing at or above --fail-on
+	exitFailed   = 1   // could not do it
+	exitUsage    = 2   // wrong usage
+	exitFindings = 3   // findings at or above --fail-on
+	exitStopped  = 130 // ended by Ctrl-C, as a shell reports it
+)
+
+// cli is the whole command line. Each flag can be given as GATEHOUSE_<FLAG>.
+type cli struct {
+	Check      checkCmd      `cmd:"" help:"Is the Ollama on this machine open, and to whom?"`
+	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
+	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
+	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
+	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
+	Man        manCmd        `cmd:"" help:"Print the manual page."`
+	Version    versionCmd    `cmd:"" help:"Print the version."`
+}
+
+const description = `Gatehouse finds Ollama servers that answer strangers, and proves what each lets a stranger do without changing anything on it.
+
+Start with:
+  gatehouse check                   this machine
+  gatehouse scan 192.168.1.0/24     a network of yours
+  gatehouse demo                    what it looks like
+
+Any flag can be given in the environment instead: GATEHOUSE_NETWORK_RATE=20 stands for --network-rate=20, and a flag on the command line counts more.
+
+Exit codes:
+  0    nothing at or above --fail-on
+  1    it could not be done
+  2    wrong usage, or not permitted
+  3    findings at or above --fail-on
+  130  stopped by Ctrl-C`
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// streams are what a command reads and writes.
+type streams struct {
+	in       io.Reader
+	out, err io.Writer
+}
+
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("gatehouse"),
+		kong.Description(description),
+		kong.Writers(out, errOut),
+		kong.Exit(func(code int) { exited = code }),
+		kong.DefaultEnvars("GATEHOUSE"),
+		kong.ValueFormatter(func(v *kong.Value) string { return v.Help }), // the variables are said once, above
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 80}),
+		kong.Bind(streams{in, out, errOut}),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+	)
+	if err != nil {
+		return complain(errOut, err)
+	}
+	switch { // what people type who do not know a program yet
+	case len(args) == 0:
+		args = []string{"--help"}
+	case args[0] == "help":
+		args = append(slices.Clone(args[1:]), "--help")
+	case args[0] == "--version":
+		args = []string{"version"}
+	}
+	parsed, err := parser.Parse(args)
+	if exited >= 0 {
+		return exited
+	}
+	if err != nil {
+		hint := "gatehouse --help"
+		if pe, ok := errors.AsType[*kong.ParseError](err); ok && pe.Context != nil && pe.Context.Selected() != nil {
+			hint = pe.Context.Selected().FullPath() + " --help"
+		}
+		return complain(errOut, usage(err, "see "+hint))
+	}
+	return complain(errOut, parsed.Run(parser.Model))
+}
+
+// codeError ends the program with a code and without a word, for the word was
+// said already.
+type codeError int
+
+func (c codeError) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
+
+// usageError is a mistake of the caller's, with what to do about it.
+type usageError struct {
+	err  error
+	hint string // names the flag or the field
+}
+
+func (u *usageError) Error() string { return u.err.Error() }
+func (u *usageError) Unwrap() error { return u.err }
+
+func usage(err error, hint string) error { return &usageError{err, hint} }
+
+// complain says what went wrong, a line for each mistake and a hint, and returns
+// the exit code for it. What may come from outside is made safe for a terminal.
+func complain(w io.Writer, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if code, ok := errors.AsType[codeError](err); ok {
+		return int(code)
+	}
+	for line := range strings.SplitSeq(err.Error(), "\n") { // several mistakes, one a line
+		fmt.Fprintf(w, "gatehouse: %s\n", report.Clean(line))
+	}
+	if u, ok := errors.AsType[*usageError](err); ok {
+		if u.hint != "" {
+			fmt.Fprintf(w, "hint: %s\n", u.hint)
+		}
+		return exitUsage
+	}
+	return exitFailed
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(s streams) error {
+	_, err := fmt.Fprintln(s.out, "gatehouse", versionString())
+	return err
+}
+
+// versionString is the linker's version, or the module's when it was built by
+// go install.
+func versionString() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "devel"
+}

@@ -1,0 +1,590 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"gatehouse/internal/evidence"
+	"gatehouse/internal/finding"
+	"gatehouse/internal/ollama"
+	"gatehouse/internal/probe"
+	"gatehouse/internal/report"
+	"gatehouse/internal/scope"
+	"gatehouse/internal/sweep"
+	"gatehouse/internal/target"
+	"gatehouse/internal/wave"
+)
+
+type scanCmd struct {
+	Target []string `arg:"" optional:"" help:"Addresses, networks, ranges a-b, names, host:port, URLs; - reads them (or the output of zmap, masscan, nmap -oG) from standard input as they come."`
+
+	Targets []string `help:"File with targets, one a line. Repeatable." placeholder:"FILE" sep:"none" group:"What to look at:"`
+	Scope   string   `help:"Scope file: what may be looked at, and by whose authority. Needed for public addresses; see gatehouse scope init." placeholder:"FILE" group:"What to look at:"`
+	Exclude []string `help:"Address or network never to touch. Repeatable." placeholder:"CIDR" group:"What to look at:"`
+
+	ExcludeFile []string      `help:"File of addresses and networks never to touch, in zmap's blocklist format. Repeatable." placeholder:"FILE" sep:"none" group:"What to look at:"`
+	Ports       []uint16      `short:"p" help:"Ports where a target names none (default: the scope's, else 11434)." placeholder:"PORT" group:"What to look at:"`
+	Seed        uint64        `help:"Repeat the order of an earlier scan, which said its seed." placeholder:"N" group:"What to look at:"`
+	Shard       target.Shard  `help:"Only part I of N of the places, such as 1/4; the same --seed for every part." placeholder:"I/N" group:"What to look at:"`
+	Sample      target.Sample `help:"Only an unbiased part of the places, such as 1%." placeholder:"PART" group:"What to look at:"`
+
+	Looks   `embed:"" group:"How to look:"`
+	Outputs `embed:"" group:"What to write:"`
+
+	State string `help:"Keep what was found in this file: the same command goes on after a stop, even kill -9, with no host lost and none twice." placeholder:"FILE" group:"What to write:"`
+}
+
+// Looks are the flags about how places are asked.
+type Looks struct {
+	Prove       bool          `help:"Prove powers with requests that carry no body and change nothing."`
+	Details     bool          `help:"Ask for the properties of models (POST /api/show)."`
+	MaxDetails  int           `help:"For at most so many models a host." default:"8"`
+	Contact     string        `help:"Who looks: a mailto:, https: or tel: URI, sent with every request (default: the scope's)." placeholder:"URI"`
+	Rate        float64       `help:"Connections a second at most, over all." default:"500"`
+	NetworkRate float64       `help:"Connections a second at most to one IPv4 /24 or IPv6 /48." default:"50"`
+	Concurrency int           `help:"Places looked at, at the same time." default:"1000"`
+	Timeout     time.Duration `help:"How long to wait for a connection." default:"3s"`
+	Retries     int           `help:"More attempts when nothing comes back." default:"1"`
+	MaxTime     time.Duration `help:"Budget of one place: time in all." default:"15s"`
+	MaxBytes    int64         `help:"Budget of one place: bytes read in all." default:"8388608"`
+	Advisories  string        `help:"Folder of OSV files to judge versions by, instead of the built-in table." placeholder:"DIR" type:"path"`
+}
+
+// Outputs are the flags about what is written.
+type Outputs struct {
+	Format string `help:"table, jsonl (a line as each host is done), json, csv or sarif (default: table)." enum:"table,jsonl,json,csv,sarif" default:"table" placeholder:"FORMAT"`
+	Out    string `short:"o" help:"Write there instead of standard output. All but jsonl appear whole or not at all." placeholder:"FILE"`
+	All    bool   `help:"Write places that refused or kept silent, too."`
+	FailOn string `help:"Exit with 3 on findings of at least this severity: low, medium, high, critical or never (default: high)." enum:"low,medium,high,critical,never" default:"high" placeholder:"SEVERITY"`
+	Quiet  bool   `short:"q" help:"No progress line, and no summary on standard error."`
+}
+
+func (scanCmd) Help() string {
+	return `Four reads tell what a place is: GET /, /api/version, /api/tags and /api/ps. Nothing else is asked without --prove or --details. Loopback and private addresses need no permission; public ones need a scope file.
+
+Examples:
+  gatehouse scan 192.168.1.0/24
+  gatehouse scan host.example:8080 https://host.example/ollama
+  gatehouse scan --prove --details 10.0.0.5
+  gatehouse scan --targets hosts.txt --format csv -o found.csv
+  gatehouse scan --scope scope.yaml --state wave.state
+  zmap … | gatehouse scan --scope scope.yaml -`
+}
+
+func (c *scanCmd) Run(ctx context.Context, s streams) error {
+	sc, err := c.scope()
+	if err != nil {
+		return err
+	}
+	if sc.Rate > 0 {
+		c.Rate = min(c.Rate, sc.Rate)
+	}
+	if sc.PerNetworkRate > 0 {
+		c.NetworkRate = min(c.NetworkRate, sc.PerNetworkRate)
+	}
+	if c.Prove && c.Scope != "" && !sc.Prove {
+		return usage(errors.New("the scope does not permit --prove"), "set prove: true in "+c.Scope+", if its authority agrees")
+	}
+	if err := c.Looks.check(); err != nil {
+		return err
+	}
+	if c.Contact == "" {
+		c.Contact = sc.Contact
+	}
+	if c.Seed == 0 && c.State != "" {
+		// The order of the scan that is taken up again; another error shows later.
+		if h, err := wave.ReadHeader(c.State); err == nil {
+			c.Seed = h.Seed
+		}
+	}
+	if c.Seed == 0 {
+		c.Seed = rand.Uint64()>>11 | 1 // below 2^53, for readers that take numbers for floats
+	}
+	w := wave.Wave{ID: newWaveID(), Scope: sc.Name, Seed: c.Seed}
+	order := target.Order{Seed: c.Seed, Shard: c.Shard, Sample: c.Sample}
+
+	checker := sc.Checker()
+	opt := target.Options{Scope: checker, Ports: c.Ports}
+	j := job{wave: &w, looks: c.Looks, outputs: c.Outputs, streams: s, state: c.State, checker: checker}
+	if slices.Contains(c.Target, "-") {
+		if len(c.Target) > 1 || len(c.Targets) > 0 {
+			return usage(errors.New("- stands alone: targets come from standard input or from the command line"), "leave out the other targets")
+		}
+		bad := &lineReporter{w: s.err, left: 10}
+		stream, err := target.NewStream(s.in, opt, order, bad.report)
+		if err != nil {
+			return usage(err, "see gatehouse scan --help")
+		}
+		w.Source = stream
+		j.plan = "stdin " + fmt.Sprint(c.Ports, c.Seed, c.Shard, c.Sample)
+		j.after = func() error {
+			bad.end(stream.Bad.Load())
+			if err := stream.Err(); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("read standard input: %w", err)
+			}
+			return nil
+		}
+		return j.run(ctx)
+	}
+
+	set, err := c.parse(ctx, opt)
+	if err != nil {
+		return err
+	}
+	for _, err := range set.Unresolved {
+		fmt.Fprintf(s.err, "gatehouse: %s\n", report.Clean(err.Error()))
+	}
+	walk, err := set.Walk(order)
+	if err != nil {
+		return usage(err, "see gatehouse scan --help")
+	}
+	w.Source, w.Places, w.Denied = walk, walk.Count(), set.Denied
+	if w.Places == 0 {
+		return usage(errors.New("no place left to look at"), "the scope or an exclusion covers every target")
+	}
+	j.plan = fmt.Sprint(set.Digest(), " ", order)
+	return j.run(ctx)
+}
+
+func (l *Looks) check() error {
+	switch {
+	case l.Rate <= 0:
+		return usage(fmt.Errorf("--rate %v is not above 0", l.Rate), "--rate is in connections a second")
+	case l.NetworkRate <= 0:
+		return usage(fmt.Errorf("--network-rate %v is not above 0", l.NetworkRate), "--network-rate is in connections a second")
+	case l.Concurrency < 1 || l.Concurrency > 100_000:
+		return usage(fmt.Errorf("--concurrency %d is not between 1 and 100000", l.Concurrency), "try --concurrency 1000")
+	case l.Timeout <= 0 || l.MaxTime <= 0:
+		return usage(errors.New("--timeout and --max-time have to be above 0"), "try --timeout 3s --max-time 15s")
+	case l.MaxBytes < 4096:
+		return usage(fmt.Errorf("--max-bytes %d is less than one answer takes", l.MaxBytes), "try --max-bytes 8388608")
+	case l.Retries < 0 || l.MaxDetails < 0:
+		return usage(errors.New("--retries and --max-details cannot be negative"), "see gatehouse scan --help")
+	case strings.ContainsAny(l.Contact, "\r\n"):
+		return usage(errors.New("--contact has a line break"), "give one URI, such as mailto:you@example.org")
+	}
+	return nil
+}
+
+// scope is the permission this scan has: the scope file's, or that for loopback
+// and private addresses.
+func (c *scanCmd) scope() (scope.Scope, error) {
+	sc := scope.Scope{Name: "local", Local: true}
+	if c.Scope != "" {
+		text, err := readFile(c.Scope)
+		if err != nil {
+			return sc, usage(err, "gatehouse scope init writes one to start from")
+		}
+		if sc, err = scope.Parse(text); err != nil {
+			return sc, usage(fmt.Errorf("scope %s: %w", c.Scope, err), "gatehouse scope init shows every field")
+		}
+	}
+	for _, e := range c.Exclude {
+		prefixes, err := scope.ParseBlocklist(strings.NewReader(e))
+		if err != nil {
+			return sc, usage(fmt.Errorf("--exclude %s: not an address or a network", e), "such as --exclude 10.0.0.0/8")
+		}
+		sc.Exclude = append(sc.Exclude, prefixes...)
+	}
+	for _, name := range c.ExcludeFile {
+		f, err := os.Open(name)
+		if err != nil {
+			return sc, usage(err, "--exclude-file takes a file in zmap's blocklist format")
+		}
+		prefixes, err := scope.ParseBlocklist(f)
+		_ = f.Close()
+		if err != nil {
+			return sc, usage(fmt.Errorf("--exclude-file %s: %w", name, err), "one address or network a line, # before a comment")
+		}
+		sc.Exclude = append(sc.Exclude, prefixes...)
+	}
+	return sc, nil
+}
+
+func (c *scanCmd) parse(ctx context.Context, opt target.Options) (*target.Set, error) {
+	var lists []target.List
+	for _, name := range c.Targets {
+		f, err := os.Open(name)
+		if err != nil {
+			return nil, usage(err, "--targets takes a file with one target a line")
+		}
+		defer f.Close()
+		lists = append(lists, target.List{Name: name, R: f})
+	}
+	set, err := target.Parse(ctx, c.Target, lists, opt)
+	switch {
+	case err == nil:
+		return set, nil
+	case ctx.Err() != nil:
+		return nil, err
+	case errors.Is(err, scope.ErrNoScope):
+		return nil, usage(err, "a public address needs a scope file: gatehouse scope init > scope.yaml, fill it in, then add --scope scope.yaml")
+	case errors.Is(err, scope.ErrExpired):
+		return nil, usage(err, "have the authority agree again, then change expires: in "+c.Scope)
+	case errors.Is(err, scope.ErrOutside):
+		return nil, usage(err, "add it to include: in "+c.Scope+", if its authority agrees")
+	}
+	return nil, usage(err, "targets are addresses, networks, ranges a-b, names, host:port and URLs")
+}
+
+// job is one wave with all that is around it: how it looks, where its output
+// goes, how it is stopped.
+type job struct {
+	wave    *wave.Wave
+	looks   Looks
+	outputs Outputs
+	streams streams
+	checker *scope.Checker
+	plan    string // says which places in which order
+	state   string
+	after   func() error // says what else went wrong
+	title   string       // of the progress line
+
+	// finish writes what was found; nil writes it as outputs says.
+	finish func(wave.Summary, report.Hosts) error
+}
+
+func (j *job) run(ctx context.Context) error {
+	rules, err := j.looks.rules()
+	if err != nil {
+		return err
+	}
+	w := j.wave
+	limit := sweep.NewLimit(j.looks.Rate, j.looks.NetworkRate)
+	allows := func(a netip.Addr) error { return j.checker.Allows(a, time.Now()) }
+	sweeper := &sweep.Sweeper{Allows: allows, Timeout: j.looks.Timeout, Retries: j.looks.Retries, Limit: limit}
+	prober := &probe.Prober{
+		Allows: allows, Dial: sweeper.Dial, UserAgent: userAgent(j.looks.Contact), Prove: j.looks.Prove,
+		Budget: probe.Budget{Bytes: j.looks.MaxBytes, Time: j.looks.MaxTime, Reply: min(5*time.Second, j.looks.MaxTime)},
+	}
+	if j.looks.Details {
+		prober.Details = j.looks.MaxDetails
+	}
+	w.Dial, w.Probe, w.Judge = sweeper.Dial, prober.Probe, func(h *evidence.Host) finding.Verdict { return rules.Judge(h) }
+	w.Workers, w.All = workers(j.looks.Concurrency), j.outputs.All
+
+	if err := j.openJournal(); err != nil {
+		return err
+	}
+	defer w.Journal.Close()
+
+	meter := j.meter()
+	lines, closeLines, err := j.lines(meter)
+	if err != nil {
+		return err
+	}
+	defer closeLines()
+	var failing atomic.Bool
+	fails := func(r wave.Record) error {
+		if j.fails(r) {
+			failing.Store(true)
+		}
+		return lines(r)
+	}
+	if w.Journal != nil {
+		for r, err := range w.Journal.Records() {
+			if err != nil {
+				return err
+			}
+			if err := fails(r); err != nil {
+				return err
+			}
+		}
+	}
+	w.Record = fails
+
+	stop, hard, release := j.interrupts(ctx, meter)
+	defer release()
+	showing := j.showProgress(hard, meter)
+	sum, err := w.Run(hard, stop)
+	showing()
+	sum.Retried, sum.Pressure = sweeper.Retried(), sweeper.Pressure()
+	if err != nil {
+		return errors.Join(err, j.after0())
+	}
+	if hard.Err() != nil {
+		return codeError(exitStopped)
+	}
+	if err := j.write(sum); err != nil {
+		return err
+	}
+	if err := j.after0(); err != nil {
+		return err
+	}
+	if err := closeLines(); err != nil {
+		return err
+	}
+	select {
+	case <-stop:
+		return codeError(exitStopped)
+	default:
+	}
+	if failing.Load() {
+		return codeError(exitFindings)
+	}
+	return nil
+}
+
+func (j *job) after0() error {
+	if j.after == nil {
+		return nil
+	}
+	return j.after()
+}
+
+// openJournal opens the state file, or a temporary one where the output can
+// only be written at the end.
+func (j *job) openJournal() (err error) {
+	w := j.wave
+	h := wave.Header{Wave: w.ID, Plan: j.plan, Seed: w.Seed, Started: time.Now().UTC()}
+	switch {
+	case j.state != "":
+		w.Journal, err = wave.OpenJournal(j.state, h)
+		if errors.Is(err, wave.ErrOtherPlan) {
+			return usage(err, "give the same targets and flags, or another --state")
+		}
+		if err != nil {
+			return err
+		}
+		w.ID = w.Journal.Header.Wave
+	case j.outputs.Format != "jsonl" || j.finish != nil:
+		w.Journal, err = wave.TempJournal(h)
+	}
+	return err
+}
+
+// lines returns where each record goes at once: to the output if that is JSON
+// Lines, else nowhere.
+func (j *job) lines(meter *report.Meter) (record func(wave.Record) error, end func() error, err error) {
+	if j.outputs.Format != "jsonl" || j.finish != nil {
+		return func(wave.Record) error { return nil }, func() error { return nil }, nil
+	}
+	if j.outputs.Out == "" {
+		return report.NewLines(meter.Over(j.streams.out)).Write, func() error { return nil }, nil
+	}
+	f, err := os.Create(j.outputs.Out)
+	if err != nil {
+		return nil, nil, usage(err, "--out takes a file that can be written")
+	}
+	closed := false
+	return report.NewLines(f).Write, func() error {
+		if closed {
+			return nil
+		}
+		closed = true
+		return f.Close()
+	}, nil
+}
+
+// write writes the output that needs the end of the wave.
+func (j *job) write(sum wave.Summary) error {
+	if j.finish != nil {
+		return j.finish(sum, j.wave.Journal.Records())
+	}
+	if j.outputs.Format == "jsonl" {
+		return report.Summary(j.streams.err, sum, options(j.streams.err))
+	}
+	to := func(w io.Writer) error {
+		hosts := report.Hosts(j.wave.Journal.Records())
+		switch j.outputs.Format {
+		case "json":
+			return report.JSON(w, sum, hosts)
+		case "csv":
+			return report.CSV(w, hosts)
+		case "sarif":
+			return report.SARIF(w, versionString(), sum, hosts)
+		}
+		return report.Table(w, sum, hosts, options(w))
+	}
+	if j.outputs.Out != "" {
+		if err := report.WriteFile(j.outputs.Out, to); err != nil {
+			return err
+		}
+		if j.outputs.Format == "table" {
+			return nil
+		}
+		return report.Summary(j.streams.err, sum, options(j.streams.err))
+	}
+	return to(j.streams.out)
+}
+
+// fails reports whether r has a finding that decides the exit code.
+func (j *job) fails(r wave.Record) bool {
+	at := slices.Index(severities, finding.Severity(j.outputs.FailOn))
+	return at >= 0 && slices.ContainsFunc(r.Findings, func(f finding.Finding) bool {
+		return slices.Index(severities, f.Severity) >= at
+	})
+}
+
+var severities = []finding.Severity{finding.None, finding.Low, finding.Medium, finding.High, finding.Critical}
+
+func (l *Looks) rules() (finding.Rules, error) {
+	if l.Advisories == "" {
+		return finding.Rules{Advisories: ollama.Default()}, nil
+	}
+	list, err := ollama.Load(os.DirFS(l.Advisories))
+	if err != nil {
+		return finding.Rules{}, usage(fmt.Errorf("--advisories %s: %w", l.Advisories, err), "--advisories takes a folder of OSV files as the Go vulnerability database has them")
+	}
+	return finding.Rules{Advisories: list}, nil
+}
+
+// userAgent says who asks and where a complaint goes (RFC 9511, section 4).
+func userAgent(contact string) string {
+	if contact == "" {
+		contact = "local network scan, no contact given"
+	}
+	return "Gatehouse/" + strings.TrimPrefix(versionString(), "v") + " (+" + contact + ")"
+}
+
+// workers is concurrency, or what the limit of open files leaves room for.
+func workers(concurrency int) int {
+	var files syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil && files.Cur > 128 {
+		concurrency = min(concurrency, int(min(files.Cur, 1<<30))-64)
+	}
+	return concurrency
+}
+
+func newWaveID() string {
+	return time.Now().UTC().Format("20060102T150405Z") + "-" + strconv.FormatUint(uint64(rand.Uint32()), 36)
+}
+
+// interrupts makes two Ctrl-C: at the first, stop is closed and what is in
+// flight is finished; at the second, hard ends.
+func (j *job) interrupts(ctx context.Context, meter *report.Meter) (stop chan struct{}, hard context.Context, release func()) {
+	hard, cancel := context.WithCancel(ctx)
+	stop = make(chan struct{})
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-hard.Done():
+				return
+			case <-signals:
+			}
+			if n > 0 {
+				cancel()
+				return
+			}
+			fmt.Fprintln(meter.Over(j.streams.err), "gatehouse: stopping; finishing the hosts in flight (again to stop at once)")
+			close(stop)
+		}
+	}()
+	return stop, hard, func() {
+		signal.Stop(signals)
+		cancel()
+	}
+}
+
+// meter draws the progress on standard error, if that is a terminal.
+func (j *job) meter() *report.Meter {
+	m := &report.Meter{}
+	if f, ok := j.streams.err.(*os.File); ok && term.IsTerminal(int(f.Fd())) && !j.outputs.Quiet {
+		m.Terminal, m.Width = f, width(f)
+	}
+	return m
+}
+
+// showProgress draws until the returned function is called.
+func (j *job) showProgress(ctx context.Context, meter *report.Meter) (end func()) {
+	w := j.wave
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer meter.Clear()
+		tick := time.NewTicker(200 * time.Millisecond)
+		defer tick.Stop()
+		start, before := time.Now(), w.Visited.Load()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			p := report.Progress{Places: w.Places, Visited: w.Visited.Load(), Open: w.Open.Load(), Found: w.Found.Load()}
+			p.Rate = float64(p.Visited-before) / time.Since(start).Seconds()
+			if p.Rate > 0 && p.Places > p.Visited {
+				p.Left = time.Duration(float64(p.Places-p.Visited) / p.Rate * float64(time.Second))
+			}
+			meter.Show(p)
+		}
+	}()
+	return func() {
+		close(done)
+		<-ended
+	}
+}
+
+// lineReporter says which lines of the input could not be used: the first few
+// one by one, the rest as a count.
+type lineReporter struct {
+	w    io.Writer
+	left int
+}
+
+func (l *lineReporter) report(line int, err error) {
+	if l.left--; l.left >= 0 {
+		fmt.Fprintf(l.w, "gatehouse: standard input, line %d: %s\n", line, report.Clean(err.Error()))
+	}
+}
+
+func (l *lineReporter) end(bad uint64) {
+	if l.left < 0 {
+		fmt.Fprintf(l.w, "gatehouse: standard input: %d lines in all could not be used\n", bad)
+	}
+}
+
+// options are how to write to w: as wide as its terminal, in colour if it is one.
+func options(w io.Writer) report.Options {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return report.Options{Width: 80}
+	}
+	return report.Options{Width: width(f), Color: os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"}
+}
+
+func width(f *os.File) int {
+	if columns, _, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 {
+		return columns
+	}
+	return 80
+}
+
+// maxFile bounds the small files that are read whole.
+const maxFile = 1 << 20
+
+func readFile(name string) ([]byte, error) {
+	f, err := os.Open(filepath.Clean(name))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxFile {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fmt.Errorf("longer than %d bytes", maxFile)}
+	}
+	return text, nil
+}
