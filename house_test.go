@@ -33,10 +33,10 @@ var house = map[string]struct {
 	"owner":    {looking, "evidence"},
 	"wave":     {looking, "scope target sweep probe evidence finding owner"},
 
-	"key":      {locking, ""},
+	"key":      {locking, "ollama"}, // terms name powers
 	"policy":   {locking, "key ollama"},
 	"limit":    {locking, "key"},
-	"upstream": {locking, ""}, // the gateway has it as an http.Handler
+	"upstream": {locking, "ollama"}, // reads /api/tags and /api/ps; the gateway has it as an http.Handler
 	"ledger":   {locking, ""},
 	"gateway":  {locking, "key policy limit ledger ollama"},
 
