@@ -51,6 +51,7 @@ var house = map[string]struct {
 	// The test rig. The simulator is in the product too, for `gatehouse demo`.
 	"ollama/ollamatest": {rig, "ollama"},
 	"ollama/realollama": {rig, ""},
+	"e2e":               {rig, ""}, // tests alone: the program by its front door
 }
 
 type wing int

@@ -164,9 +164,10 @@ func (c *conversation) askFirst(ctx context.Context) error {
 		return c.again(ctx)
 	case !c.tls && !c.plain && c.wantsTLS(err):
 		c.tls = true
-		plain := c.host
+		plain, saysTLS := c.host, err == nil
 		err := c.again(ctx)
-		if c.host.TLS == nil && !strings.HasPrefix(c.host.Exchanges[0].Error, refusedTLS) {
+		stalled := saysTLS && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded))
+		if c.host.TLS == nil && !stalled && !strings.HasPrefix(c.host.Exchanges[0].Error, refusedTLS) {
 			// Not that either: what the place said in the clear is the evidence.
 			c.host = plain
 		}

@@ -9,17 +9,35 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
+	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
 var errNoNamespace = errors.New("no network namespace of our own: allow unprivileged user namespaces, or run as root")
 
-// inside is where a server of Everywhere listens; the namespace is all its own,
-// so the port is free.
+// inside is where a server in a namespace is reached from within; the namespace
+// is all its own, so the port is free.
 var inside = netip.MustParseAddrPort("127.0.0.1:11434")
+
+// LAN is the address that a namespace of [Everywhere] and [Apart] has besides
+// its loopback ones, as a machine has one on its local network.
+var LAN = netip.MustParseAddr("10.77.0.2")
+
+// Enter returns the words that go before a command to have it run in the network
+// namespace of s, which has to be a server of Everywhere or Apart: those of
+// util-linux's nsenter. Without it the test ends as in [Start] without Ollama.
+func (s *Server) Enter(t testing.TB) []string {
+	t.Helper()
+	nsenter, err := exec.LookPath("nsenter")
+	if err != nil {
+		missing(t, "nsenter is not installed: it is part of util-linux")
+	}
+	return []string{nsenter, "--target", strconv.Itoa(s.cmd.Process.Pid), "--user", "--net", "--preserve-credentials", "--"}
+}
 
 // insideEnv tells the test program that it is to be the way into a namespace.
 const insideEnv = "GATEHOUSE_REALOLLAMA_INSIDE"
@@ -62,7 +80,8 @@ func (s *Server) moveOut() (release func(), err error) {
 	s.AddrPort = l.Addr().(*net.TCPAddr).AddrPort()
 	s.cmd.Args = append([]string{self, s.cmd.Path}, s.cmd.Args[1:]...)
 	s.cmd.Path = self
-	s.cmd.Env = append(s.cmd.Env, insideEnv+"=1", "OLLAMA_HOST=0.0.0.0:11434")
+	// Built with the race detector, it would rest a second before it ends.
+	s.cmd.Env = append(s.cmd.Env, insideEnv+"=1", "GORACE=atexit_sleep_ms=0")
 	s.cmd.ExtraFiles = []*os.File{file}
 	s.cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNET
 	s.cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
@@ -78,8 +97,8 @@ func runInside(args []string) error {
 		return err
 	}
 	file.Close()
-	if err := loopbackUp(); err != nil {
-		return fmt.Errorf("bring up the loopback: %w", err)
+	if err := networkUp(); err != nil {
+		return fmt.Errorf("bring up the network: %w", err)
 	}
 	server := exec.Command(args[1], args[2:]...)
 	server.Stdout, server.Stderr = os.Stdout, os.Stderr
@@ -107,18 +126,41 @@ func runInside(args []string) error {
 	return server.Wait()
 }
 
-func loopbackUp() error {
+// networkUp brings up the loopback device and gives it LAN too: what this
+// machine sends to an address of its own takes the loopback in any case.
+func networkUp() error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	req, err := unix.NewIfreq("lo")
+	up, err := unix.NewIfreq("lo")
 	if err != nil {
 		return err
 	}
-	req.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, req)
+	up.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, up); err != nil {
+		return err
+	}
+	for _, set := range []struct {
+		request uint
+		addr    netip.Addr
+	}{
+		{unix.SIOCSIFADDR, LAN},
+		{unix.SIOCSIFNETMASK, netip.MustParseAddr("255.255.255.255")},
+	} {
+		req, err := unix.NewIfreq("lo:lan")
+		if err != nil {
+			return err
+		}
+		if err := req.SetInet4Addr(set.addr.AsSlice()); err != nil {
+			return err
+		}
+		if err := unix.IoctlIfreq(fd, set.request, req); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lead joins a connection from outside to the server in here, each way until its

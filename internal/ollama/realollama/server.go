@@ -46,10 +46,10 @@ type Server struct {
 }
 
 type config struct {
-	host       string
-	env        []string
-	empty      bool
-	everywhere bool
+	host  string
+	env   []string
+	empty bool
+	apart bool // in a network namespace
 }
 
 // Option changes what Start starts.
@@ -67,9 +67,17 @@ func Empty() Option { return func(c *config) { c.empty = true } }
 func IPv6() Option { return func(c *config) { c.host = "[::1]:0" } }
 
 // Everywhere binds the server to 0.0.0.0, as careless owners do, in a network
-// namespace that has nothing but a loopback of its own. AddrPort is a relay on
-// our loopback that leads there: what passes through is not changed.
-func Everywhere() Option { return func(c *config) { c.everywhere = true } }
+// namespace that leads nowhere. AddrPort is a relay on our loopback that leads
+// there: what passes through is not changed.
+func Everywhere() Option {
+	return func(c *config) { c.host, c.apart = "0.0.0.0:11434", true }
+}
+
+// Apart binds the server to 127.0.0.1 with Ollama's own port, in a network
+// namespace as Everywhere does.
+func Apart() Option {
+	return func(c *config) { c.host, c.apart = "127.0.0.1:11434", true }
+}
 
 // Start runs a server that has the tiny model, waits until it answers, and stops
 // it when the test ends. Its folders are the test's own, its cloud features are
@@ -172,7 +180,7 @@ func start(bin, dir string, c config) (*Server, error) {
 	}, c.env...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	s.cmd.SysProcAttr = ownGroup()
-	if c.everywhere {
+	if c.apart {
 		release, err := s.moveOut()
 		if err != nil {
 			return nil, err
@@ -180,7 +188,7 @@ func start(bin, dir string, c config) (*Server, error) {
 		defer release()
 	}
 	if err := s.cmd.Start(); err != nil {
-		if c.everywhere {
+		if c.apart {
 			err = fmt.Errorf("%w: %w", errNoNamespace, err)
 		}
 		return nil, err

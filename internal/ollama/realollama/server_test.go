@@ -3,6 +3,7 @@
 package realollama
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -244,6 +246,23 @@ func TestSnapshotSeesTraces(t *testing.T) {
 	}
 }
 
+// TestFirstList pins the one trace that a read leaves, and only on a server that
+// never had a model nor was ever asked for its list: an empty folder.
+func TestFirstList(t *testing.T) {
+	s := Start(t, Empty())
+	manifests := filepath.Join(s.Models, "manifests")
+	for _, name := range []string{"root", "version", "ps"} {
+		s.Ask(t, harmless(name))
+	}
+	if _, err := os.Stat(manifests); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("%s is there before it was asked for: %v", manifests, err)
+	}
+	s.Ask(t, harmless("tags"))
+	if entries, err := os.ReadDir(manifests); err != nil || len(entries) > 0 {
+		t.Errorf("after GET /api/tags: %v, %v, want an empty folder", entries, err)
+	}
+}
+
 func TestSnapshotDiff(t *testing.T) {
 	for _, c := range []struct {
 		a, b Snapshot
@@ -257,6 +276,50 @@ func TestSnapshotDiff(t *testing.T) {
 	} {
 		if got := c.a.Diff(c.b); got != c.want {
 			t.Errorf("%q to %q: %q, want %q", c.a, c.b, got, c.want)
+		}
+	}
+}
+
+// modelsPath is how a server's answers name the folder that it keeps models in.
+// A model tells where it was made, too.
+var modelsPath = regexp.MustCompile(`/[^"\s\\]*/models/blobs/`)
+
+// settle moves what was captured to a folder that is the same in every capture,
+// and the body's length with it.
+func settle(t *testing.T, r Reply) []byte {
+	t.Helper()
+	body := modelsPath.ReplaceAll(r.Body, []byte("/home/user/.ollama/models/blobs/"))
+	if bytes.Equal(body, r.Body) {
+		return r.Raw
+	}
+	head, _, _ := bytes.Cut(r.Raw, []byte("\r\n\r\n"))
+	if r.Header.Get("Content-Length") == "" { // so it came in chunks
+		return fmt.Appendf(nil, "%s\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", head, len(body), body)
+	}
+	length := regexp.MustCompile(`(?m)^Content-Length: \d+`)
+	if !length.Match(head) {
+		t.Fatalf("no length in\n%s", head)
+	}
+	head = length.ReplaceAll(head, fmt.Appendf(nil, "Content-Length: %d", len(body)))
+	return fmt.Appendf(nil, "%s\r\n\r\n%s", head, body)
+}
+
+func TestSettle(t *testing.T) {
+	const (
+		before = `{"a":"FROM /tmp/x/1/models/blobs/sha256-0\nTEMPLATE","b":"/var/y/models/blobs/sha256-1"}`
+		after  = `{"a":"FROM /home/user/.ollama/models/blobs/sha256-0\nTEMPLATE","b":"/home/user/.ollama/models/blobs/sha256-1"}`
+	)
+	for _, frame := range []string{
+		"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nDate: x\r\n\r\n%s",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n",
+	} {
+		reply, err := ParseReply(fmt.Appendf(nil, frame, len(before), before), "GET")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf(frame, len(after), after)
+		if got := settle(t, reply); string(got) != want {
+			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }
@@ -280,7 +343,7 @@ func TestCaptured(t *testing.T) {
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				t.Fatal(err)
 			}
-			if err := os.WriteFile(path, live.Raw, 0o644); err != nil {
+			if err := os.WriteFile(path, settle(t, live), 0o644); err != nil {
 				t.Fatal(err)
 			}
 			return
@@ -294,6 +357,9 @@ func TestCaptured(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v", path, err)
 			return
+		}
+		if !bytes.Equal(settle(t, kept), raw) {
+			t.Errorf("%s names a folder of the machine it was captured on", path)
 		}
 		if got, want := live.Shape(), kept.Shape(); got != want {
 			t.Errorf("%s is not what the server answers:\n%s\nbut\n%s", path, want, got)

@@ -20,10 +20,16 @@ import (
 // lines that say which requests came. Each element is one line to read.
 type Snapshot []string
 
-// Snapshot looks at the server now. It asks GET /api/tags and GET /api/ps.
+// Snapshot looks at the server now. It asks GET /api/tags and GET /api/ps, and
+// then looks at the folders: the first list of models that anybody asks of a
+// server without one has it make the folder for them.
 func (s *Server) Snapshot(t testing.TB) Snapshot {
 	t.Helper()
 	var snap Snapshot
+	for _, path := range []string{"/api/tags", "/api/ps"} {
+		reply := s.Ask(t, Request{Method: http.MethodGet, Path: path})
+		snap = append(snap, fmt.Sprintf("GET %s: %d %s", path, reply.Status, reply.Body))
+	}
 	for _, root := range []string{s.Models, s.Home} {
 		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil {
@@ -36,10 +42,6 @@ func (s *Server) Snapshot(t testing.TB) Snapshot {
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	for _, path := range []string{"/api/tags", "/api/ps"} {
-		reply := s.Ask(t, Request{Method: http.MethodGet, Path: path})
-		snap = append(snap, fmt.Sprintf("GET %s: %d %s", path, reply.Status, reply.Body))
 	}
 	log, err := os.ReadFile(s.Log)
 	if err != nil {
