@@ -305,8 +305,17 @@ func (t *table) list(p *page) {
 			})
 	}
 	fields = t.lay(fields, p.width, []room{
-		{"MODELS", 34}, {"VERSION", 15}, {"HOST", max(ipv4, 22)}, {"MODELS", 18}, {"HARDWARE", 17},
-		{"HOST", ipv4}, {"VERSION", 11}, {"MODELS", 16}, {"HARDWARE", 12}, {"VERSION", 8}, {"MODELS", 9},
+		{"MODELS", 34},
+		{"VERSION", 15},
+		{"HOST", max(ipv4, 22)},
+		{"MODELS", 18},
+		{"HARDWARE", 17},
+		{"HOST", ipv4},
+		{"VERSION", 11},
+		{"MODELS", 16},
+		{"HARDWARE", 12},
+		{"VERSION", 8},
+		{"MODELS", 9},
 	})
 
 	if len(t.rows) > 0 {
