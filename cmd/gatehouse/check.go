@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
+
 	"gatehouse/internal/finding"
 	"gatehouse/internal/report"
 	"gatehouse/internal/scope"
@@ -69,16 +71,16 @@ func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) err
 		},
 		outputs: Outputs{Format: c.Format, Out: c.Out, FailOn: "never", Quiet: true, All: true},
 	}
-	exposed := false
+	worst := nowhere
 	j.finish = func(sum wave.Summary, hosts report.Hosts) error {
 		var records []wave.Record
 		for r, err := range hosts {
 			if err != nil {
 				return err
 			}
-			exposed = exposed || r.Outcome == finding.Open && reachOf(r) > onMachine
 			records = append(records, r)
 		}
+		worst = exposure(records)
 		if c.Format == "table" && c.Out == "" {
 			return c.print(s, sum, records)
 		}
@@ -87,7 +89,7 @@ func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) err
 	if err := j.run(ctx); err != nil {
 		return err
 	}
-	if exposed {
+	if worst > onMachine {
 		return codeError(exitFindings)
 	}
 	return nil
@@ -113,15 +115,14 @@ func (c *checkCmd) write(j *job, sum wave.Summary, records []wave.Record) error 
 
 // print says the verdict first, then what it rests on, then what to do.
 func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record) error {
-	o := options(s.out)
+	o := options(s.out) // which has a width
 	slices.SortStableFunc(records, func(a, b wave.Record) int {
 		return cmp.Or(cmp.Compare(reachOf(b), reachOf(a)), report.Compare(a, b))
 	})
-	worst := nowhere
+	worst := exposure(records)
 	var open []wave.Record
 	for _, r := range records {
 		if r.Outcome == finding.Open {
-			worst = max(worst, reachOf(r))
 			open = append(open, r)
 		}
 	}
@@ -136,7 +137,8 @@ func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record) err
 		wide = max(wide, len(place(r)))
 	}
 	for _, r := range records {
-		fmt.Fprintf(&b, "   %-9s  %-*s  %s\n", r.Outcome, wide, place(r), describe(r))
+		line := fmt.Sprintf("   %-9s  %-*s  %s", r.Outcome, wide, place(r), describe(r))
+		fmt.Fprintln(&b, ansi.Truncate(line, o.Width, "…"))
 	}
 	fmt.Fprintf(&b, "\n Asked from this machine itself: a firewall between it and the others does not\n show here. To see what others see, run gatehouse scan on another machine.\n")
 	if worst == onMachine {
@@ -162,7 +164,7 @@ func describe(r wave.Record) string {
 	} else if n > 1 {
 		models = strconv.Itoa(n) + " models"
 	}
-	return fmt.Sprintf("Ollama %s, %s; %s", report.Clean(r.Identity.Version), models, reachOf(r))
+	return fmt.Sprintf("Ollama %s, %s, for %s", report.Clean(r.Identity.Version), models, reachOf(r))
 }
 
 // reach is who can come to an address.
@@ -176,7 +178,7 @@ const (
 )
 
 func (r reach) String() string {
-	return [...]string{"nobody", "this machine only", "whoever is on its network", "anybody"}[r]
+	return [...]string{"nobody", "this machine only", "its whole network", "anybody"}[r]
 }
 
 func reachOf(r wave.Record) reach {
@@ -194,6 +196,17 @@ func reachOf(r wave.Record) reach {
 
 // shared is the address space of carriers' and overlay networks (RFC 6598).
 var shared = netip.MustParsePrefix("100.64.0.0/10")
+
+// exposure is how far the farthest can be who comes to an open Ollama.
+func exposure(records []wave.Record) reach {
+	worst := nowhere
+	for _, r := range records {
+		if r.Outcome == finding.Open {
+			worst = max(worst, reachOf(r))
+		}
+	}
+	return worst
+}
 
 func verdictOf(worst reach, records []wave.Record) string {
 	switch worst {

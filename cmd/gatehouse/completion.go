@@ -6,25 +6,17 @@ import (
 	"strings"
 
 	"github.com/alecthomas/kong"
-	mangokong "github.com/alecthomas/mango-kong"
-	"github.com/muesli/roff"
 )
-
-type manCmd struct{}
-
-func (manCmd) Run(s streams, app *kong.Application) error {
-	_, err := io.WriteString(s.out, mangokong.NewManPage(1, app).Build(roff.NewDocument()))
-	return err
-}
 
 type completionCmd struct {
 	Shell string `arg:"" enum:"bash,zsh,fish" help:"bash, zsh or fish."`
 }
 
 func (completionCmd) Help() string {
-	return `bash:  gatehouse completion bash > /etc/bash_completion.d/gatehouse
-zsh:   gatehouse completion zsh > "${fpath[1]}/_gatehouse"
-fish:  gatehouse completion fish > ~/.config/fish/completions/gatehouse.fish`
+	return `Where it goes:
+  gatehouse completion bash > /etc/bash_completion.d/gatehouse
+  gatehouse completion zsh > "${fpath[1]}/_gatehouse"
+  gatehouse completion fish > ~/.config/fish/completions/gatehouse.fish`
 }
 
 // Run writes a script that holds every command and flag as they are now; the

@@ -40,21 +40,24 @@ type cli struct {
 	Version    versionCmd    `cmd:"" help:"Print the version."`
 }
 
-const description = `Gatehouse finds Ollama servers that answer strangers, and proves what each lets a stranger do without changing anything on it.
+// What --help of the program says, and the manual page with it.
+const (
+	summary = `Gatehouse finds Ollama servers that answer strangers, and proves what each lets a stranger do without changing anything on it.`
 
-Start with:
+	started = `Start with:
   gatehouse check                   this machine
   gatehouse scan 192.168.1.0/24     a network of yours
-  gatehouse demo                    what it looks like
+  gatehouse demo                    what it looks like`
 
-Any flag can be given in the environment instead: GATEHOUSE_NETWORK_RATE=20 stands for --network-rate=20, and a flag on the command line counts more.
+	environment = `Any flag can be given in the environment instead: GATEHOUSE_NETWORK_RATE=20 stands for --network-rate=20, and a flag on the command line counts more.`
 
-Exit codes:
+	exitCodes = `Exit codes:
   0    nothing at or above --fail-on
   1    it could not be done
   2    wrong usage, or not permitted
   3    findings at or above --fail-on
   130  stopped by Ctrl-C`
+)
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
@@ -71,7 +74,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	exited := -1
 	parser, err := kong.New(&c,
 		kong.Name("gatehouse"),
-		kong.Description(description),
+		kong.Description(strings.Join([]string{summary, started, environment, exitCodes}, "\n\n")),
 		kong.Writers(out, errOut),
 		kong.Exit(func(code int) { exited = code }),
 		kong.DefaultEnvars("GATEHOUSE"),
@@ -121,6 +124,15 @@ func (u *usageError) Error() string { return u.err.Error() }
 func (u *usageError) Unwrap() error { return u.err }
 
 func usage(err error, hint string) error { return &usageError{err, hint} }
+
+// eachLine puts what before every line of err: each is a mistake of its own.
+func eachLine(what string, err error) error {
+	var errs []error
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		errs = append(errs, errors.New(what+": "+line))
+	}
+	return errors.Join(errs...)
+}
 
 // complain says what went wrong, a line for each mistake and a hint, and returns
 // the exit code for it. What may come from outside is made safe for a terminal.

@@ -7,7 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net"
+	"net/mail"
 	"net/netip"
+	"net/url"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -98,11 +101,17 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	if sc.PerNetworkRate > 0 {
 		c.NetworkRate = min(c.NetworkRate, sc.PerNetworkRate)
 	}
+	if c.Scope != "" && time.Now().After(sc.Expires) {
+		return expired(c.Scope, &sc)
+	}
 	if c.Prove && c.Scope != "" && !sc.Prove {
 		return usage(errors.New("the scope does not permit --prove"), "set prove: true in "+c.Scope+", if its authority agrees")
 	}
 	if err := c.Looks.check(); err != nil {
 		return err
+	}
+	if slices.Contains(c.Ports, 0) {
+		return usage(errPortZero, "ports go from 1 to 65535")
 	}
 	if c.Contact == "" {
 		c.Contact = sc.Contact
@@ -133,6 +142,13 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		}
 		w.Source = stream
 		j.plan = "stdin " + fmt.Sprint(c.Ports, c.Seed, c.Shard, c.Sample)
+		j.before = func() error {
+			if bad.first == nil || w.Visited.Load() > 0 {
+				return nil
+			}
+			bad.end(stream.Bad.Load())
+			return usage(errors.New("no line of standard input could be used"), c.hint(bad.first))
+		}
 		j.after = func() error {
 			bad.end(stream.Bad.Load())
 			if err := stream.Err(); err != nil && !errors.Is(err, context.Canceled) {
@@ -155,19 +171,28 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		return usage(err, "see gatehouse scan --help")
 	}
 	w.Source, w.Places, w.Denied = walk, walk.Count(), set.Denied
-	if w.Places == 0 {
-		return usage(errors.New("no place left to look at"), "the scope or an exclusion covers every target")
+	switch { // a shard of few places may well be empty
+	case set.Count() > 0:
+	case set.Denied > 0:
+		return usage(errors.New("no place left to look at"), "every target is excluded or of a special-purpose range")
+	case len(set.Unresolved) > 0:
+		return usage(errors.New("none of the names has an address"), c.hint(set.Unresolved[0]))
+	default:
+		return usage(fmt.Errorf("no target in %s", strings.Join(c.Targets, ", ")), "--targets takes a file with one target a line")
 	}
 	j.plan = fmt.Sprint(set.Digest(), " ", order)
 	return j.run(ctx)
 }
 
 func (l *Looks) check() error {
+	// The bounds keep a pause between two connections in an int64 of
+	// nanoseconds, and leave out NaN.
+	const least, most = 0.001, 1e9
 	switch {
-	case l.Rate <= 0:
-		return usage(fmt.Errorf("--rate %v is not above 0", l.Rate), "--rate is in connections a second")
-	case l.NetworkRate <= 0:
-		return usage(fmt.Errorf("--network-rate %v is not above 0", l.NetworkRate), "--network-rate is in connections a second")
+	case !(l.Rate >= least && l.Rate <= most):
+		return usage(fmt.Errorf("--rate %v is not between %v and %v", l.Rate, least, most), "--rate is in connections a second")
+	case !(l.NetworkRate >= least && l.NetworkRate <= most):
+		return usage(fmt.Errorf("--network-rate %v is not between %v and %v", l.NetworkRate, least, most), "--network-rate is in connections a second")
 	case l.Concurrency < 1 || l.Concurrency > 100_000:
 		return usage(fmt.Errorf("--concurrency %d is not between 1 and 100000", l.Concurrency), "try --concurrency 1000")
 	case l.Timeout <= 0 || l.MaxTime <= 0:
@@ -176,23 +201,44 @@ func (l *Looks) check() error {
 		return usage(fmt.Errorf("--max-bytes %d is less than one answer takes", l.MaxBytes), "try --max-bytes 8388608")
 	case l.Retries < 0 || l.MaxDetails < 0:
 		return usage(errors.New("--retries and --max-details cannot be negative"), "see gatehouse scan --help")
-	case strings.ContainsAny(l.Contact, "\r\n"):
-		return usage(errors.New("--contact has a line break"), "give one URI, such as mailto:you@example.org")
+	case l.Contact != "" && !isContact(l.Contact):
+		return usage(fmt.Errorf("--contact %q is no mailto:, https: or tel: URI", l.Contact), "such as --contact mailto:you@example.org")
 	}
 	return nil
 }
+
+// isContact reports whether s is a URI that RFC 9511 lets a probe carry, and
+// can stand in the comment of a User-Agent.
+func isContact(s string) bool {
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] > '~' || s[i] == '(' || s[i] == ')' {
+			return false
+		}
+	}
+	u, err := url.Parse(s)
+	if err != nil {
+		return false
+	}
+	switch u.Scheme {
+	case "mailto":
+		_, err := mail.ParseAddress(u.Opaque)
+		return err == nil
+	case "https":
+		return u.Hostname() != "" && u.User == nil
+	}
+	return u.Scheme == "tel" && u.Opaque != ""
+}
+
+var errPortZero = errors.New("--ports: 0 is no port")
 
 // scope is the permission this scan has: the scope file's, or that for loopback
 // and private addresses.
 func (c *scanCmd) scope() (scope.Scope, error) {
 	sc := scope.Scope{Name: "local", Local: true}
 	if c.Scope != "" {
-		text, err := readFile(c.Scope)
-		if err != nil {
-			return sc, usage(err, "gatehouse scope init writes one to start from")
-		}
-		if sc, err = scope.Parse(text); err != nil {
-			return sc, usage(fmt.Errorf("scope %s: %w", c.Scope, err), "gatehouse scope init shows every field")
+		var err error
+		if sc, err = readScope(c.Scope); err != nil {
+			return sc, err
 		}
 	}
 	for _, e := range c.Exclude {
@@ -203,14 +249,14 @@ func (c *scanCmd) scope() (scope.Scope, error) {
 		sc.Exclude = append(sc.Exclude, prefixes...)
 	}
 	for _, name := range c.ExcludeFile {
-		f, err := os.Open(name)
+		f, err := openFile(name)
 		if err != nil {
 			return sc, usage(err, "--exclude-file takes a file in zmap's blocklist format")
 		}
 		prefixes, err := scope.ParseBlocklist(f)
 		_ = f.Close()
 		if err != nil {
-			return sc, usage(fmt.Errorf("--exclude-file %s: %w", name, err), "one address or network a line, # before a comment")
+			return sc, usage(eachLine("--exclude-file "+name, err), "one address or network a line, # before a comment")
 		}
 		sc.Exclude = append(sc.Exclude, prefixes...)
 	}
@@ -219,8 +265,11 @@ func (c *scanCmd) scope() (scope.Scope, error) {
 
 func (c *scanCmd) parse(ctx context.Context, opt target.Options) (*target.Set, error) {
 	var lists []target.List
+	if len(c.Target)+len(c.Targets) == 0 && c.Scope == "" {
+		return nil, usage(errors.New("no target"), "such as: gatehouse scan 192.168.1.0/24")
+	}
 	for _, name := range c.Targets {
-		f, err := os.Open(name)
+		f, err := openFile(name)
 		if err != nil {
 			return nil, usage(err, "--targets takes a file with one target a line")
 		}
@@ -233,14 +282,28 @@ func (c *scanCmd) parse(ctx context.Context, opt target.Options) (*target.Set, e
 		return set, nil
 	case ctx.Err() != nil:
 		return nil, err
-	case errors.Is(err, scope.ErrNoScope):
-		return nil, usage(err, "a public address needs a scope file: gatehouse scope init > scope.yaml, fill it in, then add --scope scope.yaml")
-	case errors.Is(err, scope.ErrExpired):
-		return nil, usage(err, "have the authority agree again, then change expires: in "+c.Scope)
-	case errors.Is(err, scope.ErrOutside):
-		return nil, usage(err, "add it to include: in "+c.Scope+", if its authority agrees")
 	}
-	return nil, usage(err, "targets are addresses, networks, ranges a-b, names, host:port and URLs")
+	return nil, usage(err, c.hint(err))
+}
+
+// hint says what to do about a target that cannot be looked at.
+func (c *scanCmd) hint(err error) string {
+	_, lookup := errors.AsType[*net.DNSError](err)
+	switch {
+	case errors.Is(err, scope.ErrNoScope):
+		return "a public address needs a scope file: gatehouse scope init > scope.yaml, fill it in, then add --scope scope.yaml"
+	case errors.Is(err, scope.ErrExpired):
+		return "have the authority agree again, then change expires: in " + c.Scope
+	case errors.Is(err, scope.ErrOutside):
+		return "add it to include: in " + c.Scope + ", if its authority agrees"
+	case errors.Is(err, scope.ErrSpecial):
+		return "no scope file permits a special-purpose range; leave it out"
+	case errors.Is(err, scope.ErrExcluded):
+		return "see --exclude, --exclude-file, and exclude: in the scope file"
+	case lookup:
+		return "is the name spelt right? On a --targets file a name without an address is passed over"
+	}
+	return "targets are addresses, networks, ranges a-b, names, host:port and URLs"
 }
 
 // job is one wave with all that is around it: how it looks, where its output
@@ -253,8 +316,8 @@ type job struct {
 	checker *scope.Checker
 	plan    string // says which places in which order
 	state   string
+	before  func() error // says, before anything is written, that there was nothing to look at
 	after   func() error // says what else went wrong
-	title   string       // of the progress line
 
 	// finish writes what was found; nil writes it as outputs says.
 	finish func(wave.Summary, report.Hosts) error
@@ -279,6 +342,14 @@ func (j *job) run(ctx context.Context) error {
 	w.Dial, w.Probe, w.Judge = sweeper.Dial, prober.Probe, func(h *evidence.Host) finding.Verdict { return rules.Judge(h) }
 	w.Workers, w.All = workers(j.looks.Concurrency), j.outputs.All
 
+	if j.state != "" && filepath.Clean(j.state) == filepath.Clean(j.outputs.Out) {
+		return usage(errors.New("--state and --out name the same file"), "the state is not the output: give each a file of its own")
+	}
+	if j.outputs.Out != "" && j.outputs.Format != "jsonl" {
+		if err := writable(j.outputs.Out); err != nil {
+			return usage(fmt.Errorf("--out %s: %w", j.outputs.Out, err), "--out takes a file that can be written")
+		}
+	}
 	if err := j.openJournal(); err != nil {
 		return err
 	}
@@ -319,7 +390,13 @@ func (j *job) run(ctx context.Context) error {
 		return errors.Join(err, j.after0())
 	}
 	if hard.Err() != nil {
+		fmt.Fprintln(j.streams.err, "gatehouse: stopped"+j.goesOn())
 		return codeError(exitStopped)
+	}
+	if j.before != nil {
+		if err := j.before(); err != nil {
+			return err
+		}
 	}
 	if err := j.write(sum); err != nil {
 		return err
@@ -332,6 +409,9 @@ func (j *job) run(ctx context.Context) error {
 	}
 	select {
 	case <-stop:
+		if j.state != "" {
+			fmt.Fprintln(j.streams.err, "gatehouse: stopped"+j.goesOn())
+		}
 		return codeError(exitStopped)
 	default:
 	}
@@ -339,6 +419,14 @@ func (j *job) run(ctx context.Context) error {
 		return codeError(exitFindings)
 	}
 	return nil
+}
+
+// goesOn says how a wave that was stopped is taken up again.
+func (j *job) goesOn() string {
+	if j.state == "" {
+		return ""
+	}
+	return "; what was found is in " + report.Clean(j.state) + ", the same command goes on from there"
 }
 
 func (j *job) after0() error {
@@ -358,6 +446,9 @@ func (j *job) openJournal() (err error) {
 		w.Journal, err = wave.OpenJournal(j.state, h)
 		if errors.Is(err, wave.ErrOtherPlan) {
 			return usage(err, "give the same targets and flags, or another --state")
+		}
+		if _, ok := errors.AsType[*fs.PathError](err); ok {
+			return usage(err, "--state takes a file of its own that can be written")
 		}
 		if err != nil {
 			return err
@@ -398,7 +489,7 @@ func (j *job) write(sum wave.Summary) error {
 		return j.finish(sum, j.wave.Journal.Records())
 	}
 	if j.outputs.Format == "jsonl" {
-		return report.Summary(j.streams.err, sum, options(j.streams.err))
+		return j.summary(sum)
 	}
 	to := func(w io.Writer) error {
 		hosts := report.Hosts(j.wave.Journal.Records())
@@ -412,16 +503,45 @@ func (j *job) write(sum wave.Summary) error {
 		}
 		return report.Table(w, sum, hosts, options(w))
 	}
-	if j.outputs.Out != "" {
-		if err := report.WriteFile(j.outputs.Out, to); err != nil {
+	if j.outputs.Out == "" {
+		if err := to(j.streams.out); err != nil {
 			return err
 		}
-		if j.outputs.Format == "table" {
-			return nil
-		}
-		return report.Summary(j.streams.err, sum, options(j.streams.err))
+	} else if err := report.WriteFile(j.outputs.Out, to); err != nil {
+		return err
 	}
-	return to(j.streams.out)
+	if j.outputs.Format == "table" { // which has it
+		return nil
+	}
+	return j.summary(sum)
+}
+
+func (j *job) summary(sum wave.Summary) error {
+	if j.outputs.Quiet {
+		return nil
+	}
+	return report.Summary(j.streams.err, sum, options(j.streams.err))
+}
+
+// writable says before hours of looking what WriteFile would say after them.
+func writable(path string) error {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	switch old, err := os.Stat(path); {
+	case err == nil && old.IsDir():
+		return syscall.EISDIR
+	case err == nil && !old.Mode().IsRegular():
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".gatehouse-*")
+	if err != nil {
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			return e.Err // without the name of a file that nobody asked for
+		}
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
 // fails reports whether r has a finding that decides the exit code.
@@ -484,8 +604,8 @@ func (j *job) interrupts(ctx context.Context, meter *report.Meter) (stop chan st
 				cancel()
 				return
 			}
-			fmt.Fprintln(meter.Over(j.streams.err), "gatehouse: stopping; finishing the hosts in flight (again to stop at once)")
 			close(stop)
+			fmt.Fprintln(meter.Over(j.streams.err), "gatehouse: stopping; finishing the hosts in flight (again to stop at once)")
 		}
 	}()
 	return stop, hard, func() {
@@ -521,7 +641,9 @@ func (j *job) showProgress(ctx context.Context, meter *report.Meter) (end func()
 				return
 			case <-tick.C:
 			}
-			p := report.Progress{Places: w.Places, Visited: w.Visited.Load(), Open: w.Open.Load(), Found: w.Found.Load()}
+			// The wave counts open ports and open Ollamas; to a reader, open is
+			// the outcome, and found is what answered at all.
+			p := report.Progress{Places: w.Places, Visited: w.Visited.Load(), Open: w.Found.Load(), Found: w.Open.Load()}
 			p.Rate = float64(p.Visited-before) / time.Since(start).Seconds()
 			if p.Rate > 0 && p.Places > p.Visited {
 				p.Left = time.Duration(float64(p.Places-p.Visited) / p.Rate * float64(time.Second))
@@ -538,11 +660,15 @@ func (j *job) showProgress(ctx context.Context, meter *report.Meter) (end func()
 // lineReporter says which lines of the input could not be used: the first few
 // one by one, the rest as a count.
 type lineReporter struct {
-	w    io.Writer
-	left int
+	w     io.Writer
+	left  int
+	first error
 }
 
 func (l *lineReporter) report(line int, err error) {
+	if l.first == nil {
+		l.first = err
+	}
 	if l.left--; l.left >= 0 {
 		fmt.Fprintf(l.w, "gatehouse: standard input, line %d: %s\n", line, report.Clean(err.Error()))
 	}
@@ -573,8 +699,21 @@ func width(f *os.File) int {
 // maxFile bounds the small files that are read whole.
 const maxFile = 1 << 20
 
+// openFile opens a file to read; a folder, which can be opened too, is none.
+func openFile(name string) (*os.File, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err == nil && info.IsDir() {
+		_ = f.Close()
+		return nil, &fs.PathError{Op: "open", Path: name, Err: syscall.EISDIR}
+	}
+	return f, nil
+}
+
 func readFile(name string) ([]byte, error) {
-	f, err := os.Open(filepath.Clean(name))
+	f, err := openFile(name)
 	if err != nil {
 		return nil, err
 	}

@@ -24,10 +24,13 @@ func Summary(w io.Writer, sum wave.Summary, o Options) error {
 func (p *page) summary(sum wave.Summary) {
 	p.heading("Summary")
 	places := count(sum.Places) + " asked, " + count(sum.Visited) + " visited"
+	if sum.Places == 0 && sum.Stopped != "" {
+		places = count(sum.Visited) + " visited, of a number not known"
+	}
 	if sum.Denied > 0 {
 		places += ", " + count(sum.Denied) + " outside the scope and not touched"
 	}
-	if left := less(sum.Places, sum.Visited, sum.Denied); left > 0 || sum.Stopped != "" {
+	if left := less(sum.Places, sum.Visited, sum.Denied); left > 0 || sum.Stopped != "" && sum.Places > 0 {
 		places += ", " + count(left) + " not visited"
 	}
 	p.entry("Places", places)

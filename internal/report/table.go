@@ -82,7 +82,8 @@ type row struct {
 
 // group is one kind of finding over all hosts.
 type group struct {
-	finding.Finding // the worst of them
+	finding.Finding // the worst of them, of the first such host
+	rank            rank
 	hosts           uint64
 	cves            map[string]bool
 }
@@ -99,11 +100,12 @@ func (t *table) add(r *wave.Record) {
 	for i, f := range r.Findings {
 		g := t.groups[f.ID]
 		if g == nil {
-			g = &group{Finding: f, cves: map[string]bool{}}
+			g = &group{Finding: f, rank: rankOf(r), cves: map[string]bool{}}
 			t.groups[f.ID] = g
 		}
-		if f.Score > g.Score {
-			g.Finding = f
+		// The order in which hosts answered must not show.
+		if rank := rankOf(r); f.Score > g.Score || f.Score == g.Score && rank.compare(g.rank) < 0 {
+			g.Finding, g.rank = f, rank
 		}
 		for _, cve := range f.CVEs {
 			g.cves[cve] = true

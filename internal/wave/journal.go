@@ -158,6 +158,9 @@ func (j *Journal) load(h Header) error {
 		}
 	}
 	j.late = kept
+	if first && !j.cutOff() {
+		return errors.New("not a state file of gatehouse's")
+	}
 	if err := j.f.Truncate(j.end); err != nil {
 		return err
 	}
@@ -166,6 +169,15 @@ func (j *Journal) load(h Header) error {
 		return j.write(h)
 	}
 	return nil
+}
+
+// cutOff reports whether a file without a whole line is empty, or the beginning
+// of a header. Anything else is somebody's file, and not to be written over.
+func (j *Journal) cutOff() bool {
+	begin := []byte(`{"gatehouse":"`)
+	b := make([]byte, len(begin))
+	n, err := j.f.ReadAt(b, 0)
+	return (err == nil || err == io.EOF) && bytes.HasPrefix(begin, b[:n])
 }
 
 // lines yields the whole lines of the file and leaves end behind the last.

@@ -60,8 +60,8 @@ type result struct {
 }
 
 // Run looks at every place and returns the account. When stop is closed it
-// begins no more places and finishes the ones in flight; when ctx ends it lets
-// go of those too. Either way what was recorded is in the summary, and the
+// begins no more places and finishes the ones that are connected; when ctx ends
+// it lets go of those too. Either way what was recorded is in the summary, and the
 // error says only what could not be done: the journal, or Record.
 func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -86,18 +86,29 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 		sum.Started = w.Journal.Header.Started
 	}
 
+	// beginning ends at the stop: neither the next line of the input is waited
+	// for then, nor the turn to connect, which may be minutes away.
+	beginning, cease := context.WithCancel(ctx)
+	defer cease()
 	places := make(chan target.Place)
 	results := make(chan result, workers)
 	var begun, finished sync.WaitGroup
 	exhausted := false // read after begun.Wait
 	begun.Go(func() {
 		defer close(places)
-		exhausted = w.feed(ctx, stop, done, track, places)
+		exhausted = w.feed(beginning, done, track, places)
+	})
+	begun.Go(func() {
+		select {
+		case <-stop:
+			cease()
+		case <-beginning.Done():
+		}
 	})
 	for range workers {
 		finished.Go(func() {
 			for place := range places {
-				results <- w.visit(ctx, place)
+				results <- w.visit(ctx, beginning, place)
 			}
 		})
 	}
@@ -107,6 +118,7 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	}()
 
 	err := w.collect(results, track, cancel)
+	cease()
 	begun.Wait()
 
 	sum.Ended = time.Now().UTC()
@@ -126,8 +138,8 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 }
 
 // feed hands out the places that are not done and reports whether it came to
-// their end.
-func (w *Wave) feed(ctx context.Context, stop <-chan struct{}, done *resumed, track *tracker, to chan<- target.Place) bool {
+// their end before ctx ended.
+func (w *Wave) feed(ctx context.Context, done *resumed, track *tracker, to chan<- target.Place) bool {
 	for place := range w.Source.Places(ctx) {
 		if place.Pos < done.mark.At {
 			continue
@@ -138,16 +150,9 @@ func (w *Wave) feed(ctx context.Context, stop <-chan struct{}, done *resumed, tr
 			track.end(place.Pos, c)
 			continue
 		}
-		select {
-		case <-stop:
-			return false
-		default:
-		}
 		track.begin(place.Pos)
 		select {
 		case to <- place:
-		case <-stop:
-			return false
 		case <-ctx.Done():
 			return false
 		}
@@ -210,14 +215,18 @@ func reported(o finding.Outcome) bool {
 	return o != finding.Refused && o != finding.Silent
 }
 
-// visit looks at one place, from the first packet to the verdict.
-func (w *Wave) visit(ctx context.Context, place target.Place) result {
+// visit looks at one place, from the first packet to the verdict. A connection
+// that does not stand when beginning ends is given up.
+func (w *Wave) visit(ctx, beginning context.Context, place target.Place) result {
 	r := result{place: place}
-	conn, err := w.Dial(ctx, place.AddrPort())
+	conn, err := w.Dial(beginning, place.AddrPort())
 	var host evidence.Host
 	switch {
 	case err == nil:
 		host = w.Probe(ctx, place, conn)
+	case beginning.Err() != nil:
+		r.stopped = true
+		return r
 	case errors.Is(err, scope.ErrSpecial), errors.Is(err, scope.ErrExcluded), errors.Is(err, scope.ErrOutside),
 		errors.Is(err, scope.ErrNoScope), errors.Is(err, scope.ErrExpired):
 		r.denied = true
