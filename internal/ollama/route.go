@@ -6,6 +6,7 @@ package ollama
 
 import (
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -110,4 +111,55 @@ func match(pattern, path string) bool {
 	}
 	segment, ok := strings.CutPrefix(path, before)
 	return ok && segment != "" && !strings.Contains(segment, "/")
+}
+
+// ClassifyURL is Classify for a request's target. It knows paths that are written
+// in the one plain way, and no others, so that nobody on the way to Ollama's
+// handler can read another path.
+//
+// Ollama 0.17.4 stands behind http.ServeMux, which redirects what has "//", "/./"
+// or "/../" in it, and routes with gin 1.10: by the decoded path (UseRawPath is
+// false, so %2f is a slash), with upper and lower case apart, redirecting what
+// has one slash more or less at its end (RedirectTrailingSlash), repairing nothing
+// else (RedirectFixedPath is false). Here all of that is Unknown: escapes but
+// "%3A" in a model's name, which OpenAI's client makes of its colon; a host in
+// the target (absolute-form), "*", and a parameter with other bytes than names
+// and digests have. The query does not matter: Ollama reads none.
+func ClassifyURL(method string, u *url.URL) (r Route, ok bool) {
+	unknown := Route{Method: method, Pattern: u.Path}
+	if u.Scheme != "" || u.Opaque != "" || u.User != nil || u.Host != "" || u.Fragment != "" {
+		return unknown, false
+	}
+	r, ok = Classify(method, u.Path)
+	if !ok {
+		return unknown, false
+	}
+	before, _, param := strings.Cut(r.Pattern, ":")
+	if !param {
+		if u.RawPath != "" {
+			return unknown, false
+		}
+		return r, true
+	}
+	const plain = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:"
+	segment := strings.TrimPrefix(u.Path, before)
+	if segment == "." || segment == ".." || strings.Trim(segment, plain) != "" {
+		return unknown, false
+	}
+	if u.RawPath != "" && strings.NewReplacer("%3A", ":", "%3a", ":").Replace(u.RawPath) != u.Path {
+		return unknown, false
+	}
+	return r, true
+}
+
+// Methods are those that the routes of a path have, such as for an Allow header;
+// none when there is no such path.
+func Methods(path string) []string {
+	var methods []string
+	for _, r := range Routes {
+		if match(r.Pattern, path) {
+			methods = append(methods, r.Method)
+		}
+	}
+	return methods
 }
