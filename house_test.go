@@ -43,7 +43,7 @@ var house = map[string]struct {
 	"harden": {shared, "ollama"},
 
 	// These join the wings, which know nothing of them.
-	"store":   {joint, "wave key ledger"},
+	"store":   {joint, "wave key ledger ollama"}, // terms name powers
 	"fleet":   {joint, "wave limit store"},
 	"report":  {joint, "wave ledger finding evidence"},
 	"console": {joint, "wave ledger report"},
