@@ -35,6 +35,11 @@ type cli struct {
 	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
 	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
+	Gate       gateCmd       `cmd:"" help:"Serve Ollama to those who hold a key, and to nobody else."`
+	Key        keyCmd        `cmd:"" help:"The keys that open the gate."`
+	Ledger     ledgerCmd     `cmd:"" help:"Who did what at the gate."`
+	Status     statusCmd     `cmd:"" help:"How the running gate is."`
+	Trust      trustCmd      `cmd:"" help:"Fetch a gate's own certificate authority, for clients to trust."`
 	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
 	Man        manCmd        `cmd:"" help:"Print the manual page."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`

@@ -212,7 +212,7 @@ func Usage(dir string, since, until time.Time) ([]DayUsage, error) {
 			errs = append(errs, err)
 			continue
 		}
-		if r.Identity.ID == "" {
+		if r.Identity.Kind == "" { // a stranger, whatever name was given
 			continue
 		}
 		at := of{r.Time.UTC().Format(time.DateOnly), r.Identity.ID}

@@ -196,6 +196,14 @@ func (g *Grant) Budget() int64 {
 	return g.reserved
 }
 
+// Reserved is how many tokens were set aside, 0 for the nil Grant.
+func (g *Grant) Reserved() int64 {
+	if g == nil {
+		return 0
+	}
+	return g.reserved
+}
+
 // Settle ends the request, which used so many tokens: what was set aside and
 // not used is given back, what was used beyond it is owed. It counts once.
 func (g *Grant) Settle(used int64) { g.settle(used, time.Now()) }

@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+
+	"gatehouse/internal/key"
+)
+
+// forward hands the call to the upstream. Nothing of who the caller is goes
+// with it: credentials end at the door.
+func (c *call) forward() {
+	ctx, stop := context.WithCancel(c.ctx)
+	defer stop()
+	if c.gate.ForModel != nil && c.record.Model != "" {
+		ctx = c.gate.ForModel(ctx, c.record.Model)
+	}
+	out := c.r.WithContext(ctx)
+	out.Header = c.r.Header.Clone()
+	key.Strip(out.Header)
+	out.Header.Set(requestID, c.record.ID)
+	out.Header.Del("Upgrade") // Ollama speaks nothing but HTTP
+	switch {
+	case c.route.TakesJSON():
+		body := c.body
+		out.Body = io.NopCloser(bytes.NewReader(body))
+		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		out.ContentLength, out.TransferEncoding = int64(len(body)), nil
+	case c.r.Body != nil && c.r.Body != http.NoBody:
+		// A blob: of any size, as it comes.
+		out.Body = &counted{c.r.Body, &c.record.BytesIn}
+	}
+
+	c.answer = newAnswer(c, stop)
+	c.gate.watch().Streaming(1)
+	defer c.gate.watch().Streaming(-1)
+	c.gate.Upstream.ServeHTTP(c.answer, out)
+	c.answer.finish()
+}
+
+// counted counts a body that passes.
+type counted struct {
+	io.ReadCloser
+	n *int64
+}
+
+func (b *counted) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	*b.n += int64(n)
+	return n, err
+}

@@ -1,0 +1,144 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"gatehouse/internal/ollama"
+)
+
+// maxReply bounds what a server may answer to a health check, in bytes.
+const maxReply = 8 << 20
+
+// silent is for what ReverseProxy would log: it is in the ledger.
+var silent = log.New(io.Discard, "", 0)
+
+// Run looks after the servers until ctx ends: whether each answers, what models
+// it has and which of them are in memory.
+func (p *Pool) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, s := range p.servers {
+		wg.Go(func() {
+			for {
+				s.look(ctx)
+				// Not all at the same moment.
+				wait := time.NewTimer(askEvery*3/4 + rand.N(askEvery/2))
+				select {
+				case <-wait.C:
+				case <-ctx.Done():
+					wait.Stop()
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// look asks one server how it is.
+func (s *server) look(ctx context.Context) {
+	version, models, loaded, err := s.ask(ctx)
+	if ctx.Err() != nil {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if healthy := err == nil; healthy != s.healthy {
+		s.healthy, s.since = healthy, time.Now()
+	}
+	s.err = err
+	if err == nil {
+		s.version, s.models, s.loaded = version, models, loaded
+		s.failures, s.until = 0, time.Time{}
+	}
+}
+
+func (s *server) ask(ctx context.Context) (version string, models, loaded []string, err error) {
+	body, err := s.get(ctx, "/api/version")
+	if err != nil {
+		return "", nil, nil, err
+	}
+	v, err := ollama.ParseVersion(body)
+	if err != nil {
+		return "", nil, nil, errors.New("/api/version: not Ollama's answer")
+	}
+	if body, err = s.get(ctx, "/api/tags"); err != nil {
+		return "", nil, nil, err
+	}
+	tags, err := ollama.ParseTags(body)
+	if err != nil {
+		return "", nil, nil, errors.New("/api/tags: not Ollama's answer")
+	}
+	for _, m := range tags.Models {
+		models = append(models, ollama.CanonicalName(m.Name))
+	}
+	// Releases before 0.1.38 have no /api/ps; that makes none of them ill.
+	if body, err := s.get(ctx, "/api/ps"); err == nil {
+		if ps, err := ollama.ParsePs(body); err == nil {
+			for _, m := range ps.Models {
+				loaded = append(loaded, ollama.CanonicalName(m.Name))
+			}
+		}
+	}
+	return v.Version, models, loaded, nil
+}
+
+func (s *server) get(ctx context.Context, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base.JoinPath(path).String(), nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := s.trip.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxReply+1))
+	if len(body) > maxReply {
+		err = fmt.Errorf("%s: longer than %d bytes", path, maxReply)
+	}
+	return body, err
+}
+
+// Status is how one server is.
+type Status struct {
+	URL      string    `json:"url"`
+	Healthy  bool      `json:"healthy"`
+	Since    time.Time `json:"since"`
+	Error    string    `json:"error,omitzero"`
+	Version  string    `json:"version"`
+	InFlight int       `json:"in_flight"`
+	Slots    int       `json:"slots"`
+	Models   []string  `json:"models"`
+	Loaded   []string  `json:"loaded"`
+}
+
+// Status says how each server is.
+func (p *Pool) Status() []Status {
+	list := make([]Status, len(p.servers))
+	for i, s := range p.servers {
+		s.mu.Lock()
+		list[i] = Status{
+			URL: s.URL.Redacted(), Healthy: s.healthy && !time.Now().Before(s.until), Since: s.since, Version: s.version,
+			InFlight: s.inFlight, Slots: s.Slots, Models: slices.Clone(s.models), Loaded: slices.Clone(s.loaded),
+		}
+		if s.err != nil {
+			list[i].Error = s.err.Error()
+		}
+		s.mu.Unlock()
+	}
+	return list
+}

@@ -1,0 +1,319 @@
+// Package upstream is the Ollama servers behind the gate: which of them are
+// well, which has a model in memory, and the way to them and back.
+// It never decides whether a request may go there, and keeps nothing of what
+// passes.
+package upstream
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"gatehouse/internal/ollama"
+)
+
+// Server is one Ollama.
+type Server struct {
+	URL   *url.URL       // http, https or unix; may have a path
+	Slots int            // requests it computes at a time
+	CA    *x509.CertPool // of an https server; nil is the system's
+}
+
+// Config is what a Pool is made from.
+type Config struct {
+	Servers []Server
+	// OnError answers when no server gave an answer; nil answers 502.
+	OnError func(w http.ResponseWriter, r *http.Request, err error)
+}
+
+// Pool hands each request to the server that suits it best. It is an
+// http.Handler; like ReverseProxy it panics with http.ErrAbortHandler when an
+// answer breaks off.
+type Pool struct {
+	servers []*server
+	onError func(http.ResponseWriter, *http.Request, error)
+}
+
+// server is a Server and how it is.
+type server struct {
+	Server
+	proxy *httputil.ReverseProxy
+	trip  *http.Transport
+	base  *url.URL // what requests are rewritten to
+
+	mu       sync.Mutex
+	inFlight int
+	failures int       // connections that failed in a row
+	until    time.Time // no requests before, after too many failures
+	healthy  bool
+	since    time.Time
+	err      error
+	version  string
+	models   []string
+	loaded   []string
+}
+
+// Deadlines. There is none for the first byte of an answer: loading a model can
+// take minutes.
+const (
+	dialTime = 5 * time.Second
+	askTime  = 3 * time.Second // for a health check
+	askEvery = 5 * time.Second
+
+	// After so many connections that failed in a row a server is passed over, for
+	// a second and then twice as long each time.
+	maxFailures = 3
+	firstPause  = time.Second
+	maxPause    = 30 * time.Second
+)
+
+// ErrNone says that there is no server at all.
+var ErrNone = errors.New("no upstream")
+
+// New makes a pool. It talks to nobody before Run or the first request.
+func New(c Config) (*Pool, error) {
+	if len(c.Servers) == 0 {
+		return nil, ErrNone
+	}
+	p := &Pool{onError: c.OnError}
+	if p.onError == nil {
+		p.onError = func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) }
+	}
+	for _, s := range c.Servers {
+		one, err := newServer(s)
+		if err != nil {
+			return nil, err
+		}
+		p.servers = append(p.servers, one)
+	}
+	return p, nil
+}
+
+func newServer(s Server) (*server, error) {
+	one := &server{Server: s, since: time.Now(), healthy: true} // until it is known better
+	one.Slots = max(s.Slots, 1)
+	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
+	dial := dialer.DialContext
+	base := *s.URL
+	switch s.URL.Scheme {
+	case "http", "https":
+	case "unix":
+		path := s.URL.Path
+		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) }
+		base = url.URL{Scheme: "http", Host: "localhost"}
+	default:
+		return nil, fmt.Errorf("upstream %s: not http, https or unix", s.URL.Redacted())
+	}
+	one.base = &base
+	one.trip = &http.Transport{
+		DialContext:         dial,
+		DisableCompression:  true, // bytes pass as they are
+		MaxIdleConns:        max(64, 2*one.Slots),
+		MaxIdleConnsPerHost: max(64, 2*one.Slots),
+		IdleConnTimeout:     90 * time.Second,
+		TLSHandshakeTimeout: dialTime,
+		TLSClientConfig:     &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12},
+		Protocols:           new(http.Protocols),
+		WriteBufferSize:     16 << 10,
+		ReadBufferSize:      16 << 10,
+	}
+	one.trip.Protocols.SetHTTP1(true)
+	one.proxy = &httputil.ReverseProxy{
+		Rewrite:        one.rewrite,
+		Transport:      one.trip,
+		FlushInterval:  -1, // each piece of an answer at once
+		BufferPool:     buffers{},
+		ModifyResponse: clean,
+		ErrorHandler:   note,
+		ErrorLog:       silent,
+	}
+	return one, nil
+}
+
+// rewrite makes the request one of the gate's own. Host is the server's, so
+// that its check of it passes, and the origin was checked at the door.
+func (s *server) rewrite(r *httputil.ProxyRequest) {
+	r.SetURL(s.base)
+	r.Out.Host = s.base.Host
+	for _, name := range []string{"Origin", "Referer", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
+		r.Out.Header.Del(name)
+	}
+	// The clock of the CLI's signature, and whatever else: Ollama reads none.
+	r.Out.URL.RawQuery = ""
+}
+
+// clean takes from an answer what is between Ollama and the gate.
+func clean(r *http.Response) error {
+	for name := range r.Header {
+		if strings.HasPrefix(name, "Access-Control-") {
+			delete(r.Header, name)
+		}
+	}
+	delete(r.Header, "Server")
+	return nil
+}
+
+// Close lets go of idle connections.
+func (p *Pool) Close() {
+	for _, s := range p.servers {
+		s.trip.CloseIdleConnections()
+	}
+}
+
+// Slots is how many requests all servers compute at a time.
+func (p *Pool) Slots() (n int) {
+	for _, s := range p.servers {
+		n += s.Slots
+	}
+	return n
+}
+
+type modelKey struct{}
+
+// WithModel says which model a request is for, so that it goes where that is.
+func WithModel(ctx context.Context, model string) context.Context {
+	return context.WithValue(ctx, modelKey{}, model)
+}
+
+// attempt is one try at one server, as its error handler sees it.
+type attempt struct {
+	err error
+}
+
+type attemptKey struct{}
+
+// note keeps the error of an attempt, for the pool to decide what comes of it.
+func note(_ http.ResponseWriter, r *http.Request, err error) {
+	if a, ok := r.Context().Value(attemptKey{}).(*attempt); ok {
+		a.err = err
+	}
+}
+
+// ServeHTTP hands the request to a server, and to another one when the first
+// cannot be reached and nothing of the request was used up.
+func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	model, _ := r.Context().Value(modelKey{}).(string)
+	var err error
+	for _, s := range p.order(model, time.Now()) {
+		a := new(attempt)
+		out := r.WithContext(context.WithValue(r.Context(), attemptKey{}, a))
+		if r.GetBody != nil {
+			if out.Body, err = r.GetBody(); err != nil {
+				break
+			}
+		}
+		s.begin()
+		func() {
+			defer s.end()
+			s.proxy.ServeHTTP(w, out)
+		}()
+		if a.err == nil {
+			s.worked()
+			return
+		}
+		err = fmt.Errorf("%s: %w", s.URL.Redacted(), a.err)
+		if r.Context().Err() != nil || !unreached(a.err) {
+			break
+		}
+		s.failed(a.err, time.Now())
+		if r.GetBody == nil && r.Body != nil && r.Body != http.NoBody {
+			break // who knows what of the body is gone
+		}
+	}
+	p.onError(w, r, err)
+}
+
+// unreached reports whether a request did not come to the server at all.
+func unreached(err error) bool {
+	op := new(net.OpError)
+	return errors.As(err, &op) && op.Op == "dial"
+}
+
+// order is the servers, the one to try first in front: with the model in memory
+// and a free place, with the model on disk, with the least to do. Those that
+// failed of late come last, for when there is no other.
+func (p *Pool) order(model string, now time.Time) []*server {
+	if len(p.servers) == 1 {
+		return p.servers
+	}
+	type rank struct {
+		s    *server
+		away bool
+		fits int
+		load float64
+	}
+	name := ollama.CanonicalName(model)
+	ranks := make([]rank, len(p.servers))
+	for i, s := range p.servers {
+		s.mu.Lock()
+		r := rank{s: s, away: !s.healthy || now.Before(s.until), load: float64(s.inFlight) / float64(s.Slots)}
+		switch {
+		case model != "" && slices.Contains(s.loaded, name) && s.inFlight < s.Slots:
+			r.fits = 2
+		case model != "" && slices.Contains(s.models, name):
+			r.fits = 1
+		}
+		s.mu.Unlock()
+		ranks[i] = r
+	}
+	slices.SortStableFunc(ranks, func(a, b rank) int {
+		if a.away != b.away {
+			if a.away {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(cmp.Compare(b.fits, a.fits), cmp.Compare(a.load, b.load))
+	})
+	list := make([]*server, len(ranks))
+	for i, r := range ranks {
+		list[i] = r.s
+	}
+	return list
+}
+
+func (s *server) begin() {
+	s.mu.Lock()
+	s.inFlight++
+	s.mu.Unlock()
+}
+
+func (s *server) end() {
+	s.mu.Lock()
+	s.inFlight--
+	s.mu.Unlock()
+}
+
+func (s *server) worked() {
+	s.mu.Lock()
+	s.failures, s.until = 0, time.Time{}
+	s.mu.Unlock()
+}
+
+func (s *server) failed(err error, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err = err
+	if s.failures++; s.failures >= maxFailures {
+		s.until = now.Add(min(maxPause, firstPause<<min(s.failures-maxFailures, 10)))
+	}
+}
+
+// buffers lends what answers are copied with.
+type buffers struct{}
+
+var pool = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+
+func (buffers) Get() []byte  { return pool.Get().(*[16 << 10]byte)[:] }
+func (buffers) Put(b []byte) { pool.Put((*[16 << 10]byte)(b)) }
