@@ -159,7 +159,7 @@ func (c *conversation) askFirst(ctx context.Context) error {
 	err := c.exchange(ctx, reads[0])
 	switch {
 	case c.place.Scheme != "":
-	case c.tls && errors.Is(err, errNotTLS):
+	case c.tls && c.host.TLS == nil && (errors.Is(err, errNotTLS) || gone(err)):
 		c.tls, c.plain = false, true
 		return c.again(ctx)
 	case !c.tls && !c.plain && c.wantsTLS(err):

@@ -91,9 +91,13 @@ func attempt(ctx context.Context, connect func(context.Context, netip.AddrPort) 
 	return connect(ctx, addr)
 }
 
+// dialTCP leaves the local port to connect. DialTCP with no local address would
+// bind to port 0 first: that finds a port that is free towards every place, so
+// that the ports run out after 28,000 connections however many places there
+// are, and the search for the last of them takes the kernel milliseconds.
 func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: false}, KeepAlive: -1}
-	return d.DialTCP(ctx, "tcp", netip.AddrPort{}, addr)
+	return d.DialContext(ctx, "tcp", addr.String())
 }
 
 // short reports whether err says that this machine, not the place, is at its
