@@ -65,7 +65,6 @@ type bench struct {
 	dir      string
 	key      string
 	upstream string
-	ports    int
 }
 
 // contender is one way to Ollama.
