@@ -35,7 +35,7 @@ func main() {
 	var b bench
 	flag.IntVar(&b.hosts, "hosts", 20_000, "simulated hosts")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds, the tools in turn")
-	flag.IntVar(&b.slow, "slow", 500, "hosts for nmap, which takes minutes for more")
+	flag.IntVar(&b.slow, "slow", 200, "hosts for nmap, which takes minutes for more")
 	flag.StringVar(&b.gatehouse, "gatehouse", "./gatehouse", "the program to measure")
 	flag.IntVar(&b.concurrency, "concurrency", 256, "places or transfers at a time, for all that can be told")
 	flag.Parse()
@@ -121,7 +121,7 @@ var tools = []tool{
 		name: "masscan --banners", what: "1 request a host, banner kept", raw: true,
 		command: func(b *bench, out string) []string {
 			return []string{
-				"masscan", "-iL", b.file("addresses"), "-p" + port, "--banners", "--rate", "20000", "--wait", "3", "-oL", out,
+				"masscan", "-iL", b.file("addresses"), "-p" + port, "--banners", "--hello=http", "--rate", "20000", "--wait", "3", "-oL", out,
 				"-e", "scan0", "--adapter-ip", "10.99.0.9", "--adapter-port", "32768-49151", "--router-mac", b.mac,
 			}
 		},
@@ -138,7 +138,7 @@ var tools = []tool{
 	{
 		name: "nmap -sV", what: "service and version detection (--version-light)", few: true,
 		command: func(b *bench, out string) []string {
-			return []string{"nmap", "-n", "-Pn", "-sT", "-T5", "-sV", "--version-light", "--min-hostgroup", "512", "--max-retries", "1", "-p", port, "-iL", b.file("few"), "-oG", out}
+			return []string{"nmap", "-n", "-Pn", "-sT", "-T4", "-sV", "--version-light", "--min-hostgroup", "256", "-p", port, "-iL", b.file("few"), "-oG", out}
 		},
 		count: func(b *bench, out string) (int, error) {
 			return countFile(out, func(line string) (string, bool) {

@@ -69,7 +69,7 @@ func (g *gate) listen(cfg *config) (servers []*server, err error) {
 			})
 		}
 		servers = append(servers, &server{drain: true, l: l, http: &http.Server{
-			Handler: front, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: quiet,
+			Handler: front, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: quiet,
 		}})
 	}
 	if cfg.Admin != "off" {

@@ -94,8 +94,10 @@ func (trustCmd) Help() string {
 	return `Fetches the gate's own certificate authority, holds it against the fingerprint that the gate printed, and prints it for clients to trust:
 
   gatehouse trust https://box:8443 --fingerprint SHA256:… > gatehouse-ca.pem
-  SSL_CERT_FILE=gatehouse-ca.pem ollama list     the ollama CLI and other Go programs
-  curl --cacert gatehouse-ca.pem …               NODE_EXTRA_CA_CERTS, REQUESTS_CA_BUNDLE likewise`
+  SSL_CERT_FILE=gatehouse-ca.pem ollama list
+  curl --cacert gatehouse-ca.pem …
+
+Node takes the file by NODE_EXTRA_CA_CERTS, Python by REQUESTS_CA_BUNDLE.`
 }
 
 func (c *trustCmd) Run(ctx context.Context, s streams) error {

@@ -33,11 +33,14 @@ func (c *call) forward() {
 		out.Body = &counted{c.r.Body, &c.record.BytesIn}
 	}
 
-	c.answer = newAnswer(c, stop)
+	a := newAnswer(c, stop)
+	c.answer = a
 	c.gate.watch().Streaming(1)
 	defer c.gate.watch().Streaming(-1)
-	c.gate.Upstream.ServeHTTP(c.answer, out)
-	c.answer.finish()
+	c.gate.Upstream.ServeHTTP(a, out)
+	if c.answer == a { // and not UpstreamFailed's
+		a.finish()
+	}
 }
 
 // counted counts a body that passes.

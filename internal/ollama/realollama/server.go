@@ -91,7 +91,7 @@ func Start(t testing.TB, opts ...Option) *Server {
 	for _, opt := range opts {
 		opt(&c)
 	}
-	bin := program(t)
+	bin := Binary(t)
 	dir := t.TempDir()
 	models := filepath.Join(dir, "models")
 	if c.empty {
@@ -117,8 +117,9 @@ func Start(t testing.TB, opts ...Option) *Server {
 	return s
 }
 
-// program finds the installed Ollama.
-func program(t testing.TB) string {
+// Binary finds the installed Ollama, for tests of its command line too. Without
+// it the test ends as in [Start].
+func Binary(t testing.TB) string {
 	t.Helper()
 	bin := filepath.Join(peers(t), "ollama-"+Version, "ollama")
 	if _, err := os.Stat(bin); err != nil {

@@ -21,8 +21,8 @@ var update = flag.Bool("update", false, "write what the real server answers to .
 
 // TestModelsFolder makes the tiny model; scripts/peers.sh calls it.
 func TestModelsFolder(t *testing.T) {
-	dir := modelsFolder(t, program(t))
-	if again := modelsFolder(t, program(t)); again != dir {
+	dir := modelsFolder(t, Binary(t))
+	if again := modelsFolder(t, Binary(t)); again != dir {
 		t.Errorf("second call gave %s, first %s", again, dir)
 	}
 	manifest := filepath.Join(dir, "manifests/registry.ollama.ai/library/tiny/latest")

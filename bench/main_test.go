@@ -1,0 +1,48 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// What each tool wrote is counted host by host: a line that tells of nothing,
+// or of a host once more, does not count.
+func TestCounts(t *testing.T) {
+	outputs := map[string]string{
+		"masscan --banners": "#masscan\nopen tcp 11434 10.98.0.1 1795523791\nbanner tcp 11434 10.98.0.1 1795523791 http HTTP/1.1 200 OK\n" +
+			"banner tcp 11434 10.98.0.1 1795523791 http.server nginx\nbanner tcp 11434 10.98.0.2 1795523791 unknown x\n# end\n",
+		"nmap -sV": "# Nmap\nHost: 10.98.0.1 ()\tStatus: Up\nHost: 10.98.0.1 ()\tPorts: 11434/open/tcp//http//nginx/\n" +
+			"Host: 10.98.0.2 ()\tPorts: 11434/closed/tcp//unknown///\n",
+		"curl -Z":       "http://10.98.0.1:11434/ 200\nhttp://10.98.0.1:11434/api/tags 200\nhttp://10.98.0.2:11434/api/tags 000\n",
+		"net/http pool": "10.98.0.1:11434 200 0.17.4 3 1\n10.98.0.2:11434 \n",
+		"gatehouse":     `{"address":"10.98.0.1","port":11434,"outcome":"open"}` + "\n" + `{"address":"10.98.0.2","port":11434,"outcome":"open"}` + "\n",
+	}
+	for _, tool := range tools {
+		b := &bench{dir: t.TempDir(), truth: map[string]string{"10.98.0.1": "open", "10.98.0.2": "honeypot"}}
+		text, ok := outputs[tool.name]
+		if !ok {
+			t.Errorf("nothing to count for %s", tool.name)
+			continue
+		}
+		for _, name := range []string{"out", "stdout"} {
+			if err := os.WriteFile(filepath.Join(b.dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n, err := tool.count(b, b.file("out")); n != 1 || err != nil {
+			t.Errorf("%s: %d hosts, %v", tool.name, n, err)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	list := []result{{found: 30, took: time.Second}, {found: 10, took: time.Second}, {found: 40, took: 2 * time.Second}}
+	if m := median(list, result.rate); m != 20 {
+		t.Errorf("median %v", m)
+	}
+	if m := median(nil, result.rate); m != 0 {
+		t.Errorf("median of nothing %v", m)
+	}
+}
