@@ -164,7 +164,6 @@ func TestGate(t *testing.T) {
 		{"/api/generate", `{"model":"tiny","prompt":"hi","stream":false,"options":{"seed":1,"temperature":0,"num_predict":8}}`},
 		{"/api/chat", `{"model":"tiny","messages":[{"role":"user","content":"hi"}],"options":{"seed":1,"temperature":0,"num_predict":8}}`},
 		{"/api/embed", `{"model":"tiny","input":"hi"}`},
-		{"/api/show", `{"model":"tiny"}`},
 		{"/v1/chat/completions", `{"model":"tiny","messages":[{"role":"user","content":"hi"}],"seed":1,"temperature":0,"max_tokens":8,"stream":true}`},
 		{"/v1/chat/completions", `{"model":"tiny","messages":[{"role":"user","content":"hi"}],"seed":1,"temperature":0,"max_tokens":8,"stream":true,"stream_options":{"include_usage":true}}`},
 		{"/v1/messages", `{"model":"tiny","messages":[{"role":"user","content":"hi"}],"temperature":0,"max_tokens":8,"stream":true}`},

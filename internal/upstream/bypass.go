@@ -18,7 +18,7 @@ type Bypass struct {
 	Dial func(context.Context, netip.AddrPort) (net.Conn, error)
 }
 
-// bypassTime bounds the look at one address.
+// bypassTime bounds one request to one address.
 const bypassTime = time.Second
 
 // Find returns those of the addresses, which are this machine's own, on which
@@ -39,11 +39,9 @@ func (b Bypass) Find(ctx context.Context, addrs []netip.Addr, port uint16) []net
 	return list
 }
 
-// answers reports whether an Ollama answers at all, also with the 403 of its
-// own check of Host: that is no lock.
+// answers reports whether an Ollama answers to the one Host that each of them
+// takes.
 func (b Bypass) answers(ctx context.Context, at netip.AddrPort) bool {
-	ctx, cancel := context.WithTimeout(ctx, bypassTime)
-	defer cancel()
 	dial := b.Dial
 	if dial == nil {
 		dial = func(ctx context.Context, at netip.AddrPort) (net.Conn, error) {
@@ -51,18 +49,29 @@ func (b Bypass) answers(ctx context.Context, at netip.AddrPort) bool {
 		}
 	}
 	for _, path := range []string{"/api/version", "/"} {
-		conn, err := dial(ctx, at)
-		if err != nil {
-			return false
-		}
-		_ = conn.SetDeadline(time.Now().Add(bypassTime))
-		is := isOllama(conn, path)
-		_ = conn.Close()
-		if is {
-			return true
+		is, err := ask(ctx, dial, at, path)
+		if is || err != nil {
+			return is
 		}
 	}
 	return false
+}
+
+// ask asks for one path, and fails when there is nobody to ask.
+func ask(ctx context.Context, dial func(context.Context, netip.AddrPort) (net.Conn, error), at netip.AddrPort, path string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, bypassTime)
+	defer cancel()
+	conn, err := dial(ctx, at)
+	if err != nil {
+		return false, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer func() {
+		if stop() {
+			_ = conn.Close()
+		}
+	}()
+	return isOllama(conn, path), nil
 }
 
 func isOllama(conn net.Conn, path string) bool {

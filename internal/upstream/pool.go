@@ -101,6 +101,9 @@ func New(c Config) (*Pool, error) {
 }
 
 func newServer(s Server) (*server, error) {
+	if s.URL == nil {
+		return nil, errors.New("upstream without a URL")
+	}
 	one := &server{Server: s, since: time.Now(), healthy: true} // until it is known better
 	one.Slots = max(s.Slots, 1)
 	dialer := &net.Dialer{Timeout: dialTime, KeepAlive: 30 * time.Second}
@@ -108,7 +111,13 @@ func newServer(s Server) (*server, error) {
 	base := *s.URL
 	switch s.URL.Scheme {
 	case "http", "https":
+		if s.URL.Host == "" {
+			return nil, fmt.Errorf("upstream %s: no host", s.URL.Redacted())
+		}
 	case "unix":
+		if s.URL.Host != "" || s.URL.Path == "" {
+			return nil, fmt.Errorf("upstream %s: not unix:/// and the path of a socket", s.URL.Redacted())
+		}
 		path := s.URL.Path
 		dial = func(ctx context.Context, _, _ string) (net.Conn, error) { return dialer.DialContext(ctx, "unix", path) }
 		base = url.URL{Scheme: "http", Host: "localhost"}
@@ -146,10 +155,16 @@ func newServer(s Server) (*server, error) {
 func (s *server) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(s.base)
 	r.Out.Host = s.base.Host
-	for _, name := range []string{"Origin", "Referer", "Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-Ip"} {
+	for _, name := range []string{"Origin", "Referer", "Forwarded", "X-Real-Ip"} {
 		r.Out.Header.Del(name)
 	}
-	// The clock of the CLI's signature, and whatever else: Ollama reads none.
+	for name := range r.Out.Header {
+		if strings.HasPrefix(name, "X-Forwarded-") {
+			delete(r.Out.Header, name)
+		}
+	}
+	// The clock of the CLI's signature, and whatever else: no handler of Ollama's
+	// reads a query.
 	r.Out.URL.RawQuery = ""
 }
 
@@ -213,20 +228,14 @@ func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				break
 			}
 		}
-		s.begin()
-		func() {
-			defer s.end()
-			s.proxy.ServeHTTP(w, out)
-		}()
+		s.serve(w, out, a)
 		if a.err == nil {
-			s.worked()
 			return
 		}
 		err = fmt.Errorf("%s: %w", s.URL.Redacted(), a.err)
 		if r.Context().Err() != nil || !unreached(a.err) {
 			break
 		}
-		s.failed(a.err, time.Now())
 		if r.GetBody == nil && r.Body != nil && r.Body != http.NoBody {
 			break // who knows what of the body is gone
 		}
@@ -259,9 +268,9 @@ func (p *Pool) order(model string, now time.Time) []*server {
 		s.mu.Lock()
 		r := rank{s: s, away: !s.healthy || now.Before(s.until), load: float64(s.inFlight) / float64(s.Slots)}
 		switch {
-		case model != "" && slices.Contains(s.loaded, name) && s.inFlight < s.Slots:
+		case name != "" && slices.Contains(s.loaded, name) && s.inFlight < s.Slots:
 			r.fits = 2
-		case model != "" && slices.Contains(s.models, name):
+		case name != "" && slices.Contains(s.models, name):
 			r.fits = 1
 		}
 		s.mu.Unlock()
@@ -283,28 +292,33 @@ func (p *Pool) order(model string, now time.Time) []*server {
 	return list
 }
 
-func (s *server) begin() {
+// serve is one attempt, and what it says about the server: one that was reached
+// is there, however the answer ended.
+func (s *server) serve(w http.ResponseWriter, r *http.Request, a *attempt) {
 	s.mu.Lock()
 	s.inFlight++
 	s.mu.Unlock()
-}
-
-func (s *server) end() {
-	s.mu.Lock()
-	s.inFlight--
-	s.mu.Unlock()
-}
-
-func (s *server) worked() {
-	s.mu.Lock()
-	s.failures, s.until = 0, time.Time{}
-	s.mu.Unlock()
+	defer func() {
+		if unreached(a.err) && r.Context().Err() == nil {
+			s.failed(a.err, time.Now())
+		}
+		s.mu.Lock()
+		s.inFlight--
+		if !unreached(a.err) {
+			s.failures, s.until = 0, time.Time{}
+		}
+		s.mu.Unlock()
+	}()
+	s.proxy.ServeHTTP(w, r)
 }
 
 func (s *server) failed(err error, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.err = err
+	if now.Before(s.until) {
+		return // one outage, counted once, however many requests it met
+	}
 	if s.failures++; s.failures >= maxFailures {
 		s.until = now.Add(min(maxPause, firstPause<<min(s.failures-maxFailures, 10)))
 	}
