@@ -77,7 +77,7 @@ func TestConfusion(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		hosts := look(t, street, prove, probe.Budget{Reply: time.Second, Time: 4 * time.Second})
+		hosts := look(t, street, prove, probe.Budget{Reply: 2500 * time.Millisecond, Time: 6 * time.Second})
 
 		matrix := make(map[[2]string]int)
 		wrong := 0
