@@ -65,7 +65,10 @@ func client(ctx context.Context, addr, request string) (took, firsts []time.Dura
 		if _, err := conn.Write(out); err != nil {
 			return nil, nil, err
 		}
-		first, again, err := readAnswer(r)
+		first, again, body, err := readAnswer(r)
+		if err == nil && body == 0 {
+			err = errors.New("an empty answer, which is not the upstream's")
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -86,20 +89,20 @@ func client(ctx context.Context, addr, request string) (took, firsts []time.Dura
 
 // readAnswer reads one answer and says when its first byte of body came, and
 // whether the connection can go on.
-func readAnswer(r *bufio.Reader) (first time.Time, again bool, err error) {
+func readAnswer(r *bufio.Reader) (first time.Time, again bool, body int, err error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
-		return first, false, err
+		return first, false, 0, err
 	}
 	if !bytes.HasPrefix(line, []byte("HTTP/1.1 200")) {
 		rest, _ := r.Peek(min(r.Buffered(), 600))
-		return first, false, fmt.Errorf("answered %q %q", line, rest)
+		return first, false, 0, fmt.Errorf("answered %q %q", line, rest)
 	}
 	length, chunked, again := -1, false, true
 	for {
 		line, err = r.ReadSlice('\n')
 		if err != nil {
-			return first, false, err
+			return first, false, 0, err
 		}
 		if len(line) <= 2 {
 			break
@@ -117,31 +120,32 @@ func readAnswer(r *bufio.Reader) (first time.Time, again bool, err error) {
 	}
 	if !chunked {
 		if length < 0 {
-			return first, false, errors.New("an answer without an end")
+			return first, false, 0, errors.New("an answer without an end")
 		}
 		_, err = r.Discard(length)
-		return time.Now(), again, err
+		return time.Now(), again, length, err
 	}
 	for {
 		line, err = r.ReadSlice('\n')
 		if err != nil {
-			return first, false, err
+			return first, false, 0, err
 		}
 		if first.IsZero() {
 			first = time.Now()
 		}
 		n, err := strconv.ParseInt(string(bytes.TrimSpace(line)), 16, 32)
 		if err != nil {
-			return first, false, err
+			return first, false, 0, err
 		}
+		body += int(n)
 		if _, err := r.Discard(int(n) + 2); err != nil {
 			if errors.Is(err, io.EOF) {
 				err = io.ErrUnexpectedEOF
 			}
-			return first, false, err
+			return first, false, 0, err
 		}
 		if n == 0 {
-			return first, again, nil
+			return first, again, body, nil
 		}
 	}
 }

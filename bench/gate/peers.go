@@ -179,7 +179,8 @@ func startCaddy(ctx context.Context, b *bench, listen string) (*exec.Cmd, error)
   admin off
   auto_https off
 }
-http://%s {
+http://:%s {
+  bind 127.0.0.1
   @ok header Authorization "Bearer %s"
   handle @ok {
     reverse_proxy %s {
@@ -188,7 +189,7 @@ http://%s {
   }
   respond 401
 }
-`, listen, b.key, b.upstream)
+`, strings.TrimPrefix(listen, "127.0.0.1:"), b.key, b.upstream)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}

@@ -65,13 +65,12 @@ func (a *answer) WriteHeader(status int) {
 	h.Set(requestID, a.call.record.ID)
 	// What comes whole is passed on whole; only a stream can be cut.
 	a.whole = h.Get("Content-Length") != ""
-	if a.call.route.ListsModels() {
+	if a.call.route.ListsModels() && status == http.StatusOK && !policy.AllowsEveryModel(a.call.identity.Terms) {
 		h.Del("Content-Length") // of a list that is not this key's
-	}
-	if a.call.route.ListsModels() && status == http.StatusOK && a.call.r.Method != http.MethodHead {
-		h.Del("Content-Length")
-		a.list = new(bytes.Buffer)
-		return
+		if a.call.r.Method != http.MethodHead {
+			a.list = new(bytes.Buffer)
+			return
+		}
 	}
 	a.w.WriteHeader(status)
 }

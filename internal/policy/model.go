@@ -25,6 +25,9 @@ func AllowsModel(t key.Terms, model string) bool {
 	})
 }
 
+// AllowsEveryModel reports whether the terms give every model there is.
+func AllowsEveryModel(t key.Terms) bool { return slices.ContainsFunc(t.Models, all) }
+
 // all reports whether a pattern gives every model.
 func all(pattern string) bool { return pattern == "*" || pattern == "**" }
 
