@@ -124,9 +124,10 @@ func (a *answer) send(p []byte) error {
 }
 
 // FlushError sends on what was written. ReverseProxy calls it after each read
-// of a stream.
+// of a stream, and once before: a header alone is not worth a packet, and what
+// comes whole is sent when it ends.
 func (a *answer) FlushError() error {
-	if a.list != nil || a.cut {
+	if a.list != nil || a.cut || a.whole || a.bytes == 0 {
 		return nil
 	}
 	err := a.control.Flush()
