@@ -35,7 +35,11 @@ func NewLimit(rate, perNetwork float64) *Limit {
 	return l
 }
 
-func gap(rate float64) time.Duration { return time.Duration(float64(time.Second) / rate) }
+// gap is the time from one attempt to the next. At a rate of less than one a
+// day it is a day: no overflow, and nobody waits for a second attempt.
+func gap(rate float64) time.Duration {
+	return time.Duration(min(float64(time.Second)/rate, float64(24*time.Hour)))
+}
 
 // burst is how far attempts may run ahead of their rate, in time: long enough
 // that a timer's coarseness does not cost rate, too short for a flood.

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"gatehouse/internal/scope"
 )
 
 // Sweeper opens connections at a bounded rate. Its fields are set once, before
@@ -48,7 +50,7 @@ func (s *Sweeper) Pressure() uint64 { return s.pressure.count.Load() }
 // the last attempt; a place that never answers ends in os.ErrDeadlineExceeded.
 func (s *Sweeper) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	if s.Allows == nil {
-		return nil, errors.New("no scope")
+		return nil, scope.ErrNoScope
 	}
 	connect := s.Connect
 	if connect == nil {
@@ -97,7 +99,23 @@ func attempt(ctx context.Context, connect func(context.Context, netip.AddrPort) 
 // are, and the search for the last of them takes the kernel milliseconds.
 func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: false}, KeepAlive: -1}
-	return d.DialContext(ctx, "tcp", addr.String())
+	conn, err := d.DialContext(ctx, "tcp", addr.String())
+	if errors.Is(err, syscall.EADDRNOTAVAIL) && !hasSource(addr) {
+		return nil, fmt.Errorf("connect: %w", syscall.ENETUNREACH)
+	}
+	return conn, err
+}
+
+// hasSource reports whether this machine has an address to reach addr from.
+// Where it has none, as with IPv6 switched off, connect fails with the same
+// error as when the ports run out, and would for ever. Connecting a UDP socket
+// needs the address too, and no TCP port; it sends nothing.
+func hasSource(addr netip.AddrPort) bool {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(addr))
+	if err == nil {
+		_ = conn.Close()
+	}
+	return !errors.Is(err, syscall.EADDRNOTAVAIL)
 }
 
 // short reports whether err says that this machine, not the place, is at its
