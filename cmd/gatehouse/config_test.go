@@ -133,3 +133,32 @@ func TestUnits(t *testing.T) {
 		}
 	}
 }
+
+func TestKeyChanges(t *testing.T) {
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	make := func(name string) key.Key {
+		_, k := key.Mint(now)
+		k.Name = name
+		return k
+	}
+	same, rotated, revoked, changed, removed, added := make("same"), make("rotated"), make("revoked"), make("changed"), make("removed"), make("added")
+	before := map[string]key.Key{}
+	for _, k := range []key.Key{same, rotated, revoked, changed, removed} {
+		before[k.ID] = k
+	}
+	rotated.Rotate(now, time.Hour)
+	revoked.Revoked = now
+	changed.Terms.Strict = true
+	after := map[string]key.Key{}
+	for _, k := range []key.Key{same, rotated, revoked, changed, added} {
+		after[k.ID] = k
+	}
+	var got []string
+	for _, change := range keyChanges(before, after, now) {
+		got = append(got, strings.Join(strings.Fields(change)[:2], " "))
+	}
+	want := []string{"added added", "changed changed", "removed removed", "revoked revoked", "rotated rotated"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

@@ -102,7 +102,8 @@ type gate struct {
 	limiter *limit.Limiter
 	queue   *limit.Queue
 	metrics *metrics
-	version int64 // of the store, when the ring was filled
+	version int64              // of the store, when the ring was filled
+	keys    map[string]key.Key // as they were then, by id
 
 	now     atomic.Pointer[serving]
 	bypass  atomic.Pointer[[]netip.AddrPort] // where Ollama answers around the gate

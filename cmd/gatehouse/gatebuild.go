@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -172,8 +173,37 @@ func (g *gate) refill() error {
 		return err
 	}
 	g.ring.Replace(keys)
-	g.version = version
+	g.version, g.keys = version, make(map[string]key.Key, len(keys))
+	for _, k := range keys {
+		g.keys[k.ID] = k
+	}
 	return nil
+}
+
+// keyChanges says what became of keys, for the ledger.
+func keyChanges(before, after map[string]key.Key, now time.Time) (changes []string) {
+	for id, k := range after {
+		old, ok := before[id]
+		what := "changed"
+		switch {
+		case !ok:
+			what = "added"
+		case old.Revoked.IsZero() && !k.Revoked.IsZero():
+			what = "revoked"
+		case len(k.Secrets) > 0 && (len(old.Secrets) == 0 || old.Secrets[0].Hash != k.Secrets[0].Hash):
+			what = "rotated"
+		case reflect.DeepEqual(old.Terms, k.Terms) && old.Name == k.Name && old.Expires.Equal(k.Expires) && old.Revoked.Equal(k.Revoked):
+			continue
+		}
+		changes = append(changes, fmt.Sprintf("%s %s (%s), %s", what, k.Name, id, k.State(now)))
+	}
+	for id, k := range before {
+		if _, ok := after[id]; !ok {
+			changes = append(changes, fmt.Sprintf("removed %s (%s)", k.Name, id))
+		}
+	}
+	slices.Sort(changes)
+	return changes
 }
 
 // firstKey makes a key where there is none at all, and prints it, this once.
@@ -289,8 +319,12 @@ func (g *gate) background(ctx context.Context) *sync.WaitGroup {
 	every(250*time.Millisecond, func() {
 		version, err := g.store.Version()
 		if err == nil && version != g.version {
+			before := g.keys
 			if err = g.refill(); err == nil {
-				g.log.Info("keys changed", "keys", g.ring.Len())
+				for _, change := range keyChanges(before, g.keys, time.Now()) {
+					g.log.Info("key", "change", change)
+					g.event("key", change)
+				}
 			}
 		}
 		if (err != nil) != failing {

@@ -24,7 +24,7 @@ var (
 	ruleOpen = rule{
 		"ollama-open", "Ollama answers strangers",
 		"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:C/C:H/I:H/A:H",
-		"Bind Ollama to loopback (OLLAMA_HOST=127.0.0.1, then restart it) and let callers in by a proxy that asks for credentials. Then look again: gatehouse scan --prove %s",
+		"Bind Ollama to loopback (OLLAMA_HOST=127.0.0.1, then restart it) and let callers in by a door that asks for a key: gatehouse gate. Then look again: gatehouse scan --prove %s",
 	}
 	ruleReadOpen = rule{
 		"ollama-read-open", "Strangers can list the models; a lock stands before the rest",
@@ -34,12 +34,12 @@ var (
 	ruleManage = rule{
 		"ollama-manage-open", "Strangers can pull, create and delete models",
 		"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:L/I:H/A:H",
-		"Nobody needs these routes from outside: let a proxy deny all but the ones in use. Then look again: gatehouse scan --prove %s",
+		"Nobody needs these routes from outside: gatehouse gate gives them to keys that name manage. Then look again: gatehouse scan --prove %s",
 	}
 	ruleInfer = rule{
 		"ollama-infer-open", "Strangers can compute on this machine",
 		"CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:L/A:H",
-		"Ask for credentials before /api/generate, /api/chat, /api/embed and /v1. Then look again: gatehouse scan --prove %s",
+		"Ask for a key before /api/generate, /api/chat, /api/embed and /v1: gatehouse gate does. Then look again: gatehouse scan --prove %s",
 	}
 	rulePrompt = rule{
 		"ollama-prompt-readable", "Strangers can read a model's system prompt",
