@@ -134,8 +134,6 @@ func newServer(s Server) (*server, error) {
 		TLSHandshakeTimeout: dialTime,
 		TLSClientConfig:     &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12},
 		Protocols:           new(http.Protocols),
-		WriteBufferSize:     16 << 10,
-		ReadBufferSize:      16 << 10,
 	}
 	one.trip.Protocols.SetHTTP1(true)
 	one.proxy = &httputil.ReverseProxy{
@@ -327,7 +325,7 @@ func (s *server) failed(err error, now time.Time) {
 // buffers lends what answers are copied with.
 type buffers struct{}
 
-var pool = sync.Pool{New: func() any { return new([16 << 10]byte) }}
+var pool = sync.Pool{New: func() any { return new([8 << 10]byte) }}
 
-func (buffers) Get() []byte  { return pool.Get().(*[16 << 10]byte)[:] }
-func (buffers) Put(b []byte) { pool.Put((*[16 << 10]byte)(b)) }
+func (buffers) Get() []byte  { return pool.Get().(*[8 << 10]byte)[:] }
+func (buffers) Put(b []byte) { pool.Put((*[8 << 10]byte)(b)) }
