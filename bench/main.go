@@ -39,7 +39,7 @@ func main() {
 	flag.StringVar(&b.gatehouse, "gatehouse", "./gatehouse", "the program to measure")
 	flag.IntVar(&b.concurrency, "concurrency", 256, "places or transfers at a time, for all that can be told")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
 	exit(b.run(ctx))
 }
