@@ -166,7 +166,7 @@ func (c *conversation) askFirst(ctx context.Context) error {
 		c.tls = true
 		plain, saysTLS := c.host, err == nil
 		err := c.again(ctx)
-		stalled := saysTLS && (errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded))
+		stalled := saysTLS && late(err)
 		if c.host.TLS == nil && !stalled && !strings.HasPrefix(c.host.Exchanges[0].Error, refusedTLS) {
 			// Not that either: what the place said in the clear is the evidence.
 			c.host = plain
@@ -228,10 +228,12 @@ func (c *conversation) askTogether(ctx context.Context, rs []request) bool {
 	}
 	for i := range rs {
 		x := c.newExchange(&rs[i])
+		before := c.left
 		keep, err := c.reader.read(x, c.budget.Body)
 		x.Took = time.Since(sent)
-		if err != nil && x.Status == 0 && len(x.Body) == 0 && gone(err) {
-			// Not this reply's fault: the server takes one request at a time.
+		if err != nil && x.Status == 0 && len(x.Body) == 0 && (gone(err) || c.left == before && late(err)) {
+			// Not this reply's fault: the server takes one request at a time, and
+			// hangs up on the others or throws them away.
 			c.host.Exchanges = c.host.Exchanges[:len(c.host.Exchanges)-1]
 			c.hangUp()
 			return !c.spent(ctx) && c.askSingly(ctx, rs[i:])
@@ -463,7 +465,7 @@ func (c *conversation) describe(err error) string {
 	switch {
 	case errors.Is(err, errBytes):
 		return fmt.Sprintf("more than %d bytes", c.budget.Bytes)
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+	case late(err):
 		if got := c.budget.Bytes - c.left; got > 0 {
 			return fmt.Sprintf("too slow: %d bytes in all", got)
 		}
@@ -488,6 +490,11 @@ func (c *conversation) describe(err error) string {
 func gone(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
 		errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// late reports whether err says that time ran out.
+func late(err error) bool {
+	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }
 
 func earlier(a, b time.Time) time.Time {

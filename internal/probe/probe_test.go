@@ -494,3 +494,36 @@ func TestCancel(t *testing.T) {
 		t.Errorf("after %s: %+v", took, host)
 	}
 }
+
+// TestThrowsAway: a server that reads one request of several that were sent
+// together, and throws the others away, is asked again, one at a time.
+func TestThrowsAway(t *testing.T) {
+	h := new(heard)
+	addr := listen(t, func(conn net.Conn) {
+		buf := make([]byte, 64<<10)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(string(buf[:n]))))
+			if err != nil {
+				return
+			}
+			h.add(r)
+			body := answers[r.URL.Path]
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		}
+	})
+	p := prober()
+	p.Budget.Time = 5 * time.Second
+	host := p.Probe(t.Context(), at(addr), nil)
+	if !slices.Equal(h.list, reads) || len(host.Exchanges) != 4 {
+		t.Errorf("asked %q, %d exchanges", h.list, len(host.Exchanges))
+	}
+	for _, x := range host.Exchanges {
+		if x.Status != 200 || x.Error != "" {
+			t.Errorf("%s: %d %s", x.Path, x.Status, x.Error)
+		}
+	}
+}
