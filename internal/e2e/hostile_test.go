@@ -110,7 +110,7 @@ func TestBudgets(t *testing.T) {
 		pause time.Duration // before each answer
 		flags []string
 	}{
-		{"time", 400 * time.Millisecond, []string{"--max-time", "1s"}},
+		{"time", 700 * time.Millisecond, []string{"--max-time", "1s"}}, // time for the banner, not for more
 		{"bytes", 0, []string{"--max-bytes", "16384"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
