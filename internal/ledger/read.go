@@ -17,16 +17,17 @@ import (
 	"time"
 )
 
-// maxLine bounds a line, in bytes. The log writes none of a quarter of it.
+// maxLine bounds a line, in bytes. The longest that the log writes is half of it.
 const maxLine = 1 << 18
 
 // Query picks records. The zero Query picks all.
 type Query struct {
 	Key    string // id or name of the identity
 	Event  string
-	Since  time.Time
-	Until  time.Time
-	Denied bool // only what was not let in
+	Since  time.Time // zero: from the beginning
+	Until  time.Time // exclusive; zero: to the end
+	Denied bool      // only requests that were not let in
+	Last   int       // only the newest so many, lines that cannot be read included; 0 for all
 }
 
 func (q *Query) picks(r *Record) bool {
@@ -45,88 +46,241 @@ func (q *Query) picks(r *Record) bool {
 
 // LineError says which line of a ledger cannot be read. Reading goes on after it.
 type LineError struct {
-	File string
-	Line int
+	File string // without its folder
+	Line int    // the first is 1
 	Err  error
 }
 
 func (e *LineError) Error() string { return fmt.Sprintf("%s:%d: %v", e.File, e.Line, e.Err) }
 func (e *LineError) Unwrap() error { return e.Err }
 
+var errLong = errors.New("longer than a record can be")
+
 // Read yields the records of the ledger in dir that q picks, in the order in
-// which they were written. A line that cannot be read is a *LineError, after
-// which it goes on; any other error ends it. It may run while a gate writes.
+// which they were written. A line that cannot be read is a *LineError; it goes
+// on after that, and after a segment that cannot be read. It may run while a
+// gate writes.
 func Read(dir string, q Query) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		segments, err := segmentsOf(dir)
+		names, err := segmentsOf(dir)
 		if err != nil {
 			yield(Record{}, err)
 			return
 		}
-		for _, name := range segments {
-			day := strings.TrimSuffix(name, segmentEnd)
-			// A clock set back leaves records of the day before in a segment, never
-			// more of a later day than that day's own.
-			if !q.Since.IsZero() && day < q.Since.UTC().Format(time.DateOnly) {
+		if q.Last > 0 {
+			for _, f := range newest(segmentsAt(dir, names), q) {
+				if !yield(f.record, f.err) {
+					return
+				}
+			}
+			return
+		}
+		s := newScan(q)
+		for _, segment := range segmentsAt(dir, names) {
+			if segment.before(q.Since) {
 				continue
 			}
-			s := segment{path: filepath.Join(dir, name)}
-			if !s.read(q, yield) {
+			if more, err := s.read(segment, yield); !more || err != nil && !yield(Record{}, err) {
 				return
 			}
 		}
 	}
 }
 
+// found is what one line gave.
+type found struct {
+	record Record
+	err    error
+}
+
+// newest reads backwards from the end and returns the last of what q picks, in
+// the order in which it was written. The segments are left read to their ends.
+func newest(segments []*segment, q Query) (list []found) {
+	for _, s := range slices.Backward(segments) {
+		if s.before(q.Since) {
+			break
+		}
+		// Also when there are enough: it is to be left read.
+		if err := s.newest(&q, &list); err != nil {
+			list = append(list, found{err: err})
+		}
+	}
+	slices.Reverse(list)
+	return list
+}
+
 // segment is a file of the ledger, and how far it was read.
 type segment struct {
 	path string
 	at   int64
-	line int
+	line int // the number of lines before at; negative when nobody counted
 }
 
-// read yields what is whole from where it stopped before, and reports whether
-// to go on.
-func (s *segment) read(q Query, yield func(Record, error) bool) bool {
+func segmentsAt(dir string, names []string) []*segment {
+	list := make([]*segment, len(names))
+	for i, name := range names {
+		list[i] = &segment{path: filepath.Join(dir, name)}
+	}
+	return list
+}
+
+// before reports whether all of the segment is of days before t's. A clock that
+// was set back leaves records of earlier days in a segment, never of later ones.
+func (s *segment) before(t time.Time) bool {
+	day := strings.TrimSuffix(filepath.Base(s.path), segmentEnd)
+	return !t.IsZero() && day < t.UTC().Format(time.DateOnly)
+}
+
+func (s *segment) bad(line int, err error) error {
+	return &LineError{File: filepath.Base(s.path), Line: line, Err: err}
+}
+
+// count counts the lines before at, if nobody did.
+func (s *segment) count(f io.ReaderAt) (err error) {
+	if s.line < 0 {
+		s.line, err = newlines(io.NewSectionReader(f, 0, s.at))
+	}
+	return err
+}
+
+// newest adds what q picks of the segment to list, from its end on, up to
+// q.Last, and leaves the segment read.
+func (s *segment) newest(q *Query, list *[]found) error {
 	f, err := os.Open(s.path)
 	if err != nil {
-		return yield(Record{}, err) && false
+		return gone(err)
 	}
 	defer f.Close()
-	if _, err := f.Seek(s.at, io.SeekStart); err != nil {
-		return yield(Record{}, err) && false
+	size, err := sizeOf(f)
+	if err == nil {
+		s.at, err = afterNewline(f, size)
 	}
-	r := bufio.NewReaderSize(f, maxLine)
-	for {
-		line, err := r.ReadSlice('\n')
-		if errors.Is(err, io.EOF) {
-			return true // a line without its end is one that is being written
+	if err != nil {
+		return err
+	}
+	s.line = -1
+	after := 0
+	for line, err := range backward(io.NewSectionReader(f, 0, s.at)) {
+		if err != nil || len(*list) >= q.Last {
+			return err
 		}
-		n := int64(len(line))
-		if errors.Is(err, bufio.ErrBufferFull) {
-			for errors.Is(err, bufio.ErrBufferFull) {
-				line, err = r.ReadSlice('\n')
-				n += int64(len(line))
-			}
-			line = nil
-		}
-		if err != nil && !errors.Is(err, io.EOF) {
-			return yield(Record{}, err) && false
-		}
-		s.at += n
-		s.line++
-		record, err := Record{}, errors.New("longer than a record can be")
+		record, err := Record{}, errLong
 		if line != nil {
-			record, err = parse(bytes.TrimSuffix(line, []byte("\n")))
+			record, err = parse(line)
 		}
 		switch {
 		case err != nil:
-			if !yield(Record{}, &LineError{filepath.Base(s.path), s.line, err}) {
-				return false
+			if err := s.count(f); err != nil {
+				return err
 			}
+			*list = append(*list, found{err: s.bad(s.line-after, err)})
 		case q.picks(&record):
+			*list = append(*list, found{record: record})
+		}
+		after++
+	}
+	return nil
+}
+
+// gone is err, nil for a file that is not there any more: whoever keeps the
+// ledger put it away.
+func gone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// scan reads segments forwards.
+type scan struct {
+	q            Query
+	since, until string // as records have them, to the microsecond
+	buf          *bufio.Reader
+}
+
+func newScan(q Query) *scan {
+	s := &scan{q: q, buf: bufio.NewReaderSize(nil, maxLine)}
+	if plain(q.Since) {
+		s.since = q.Since.UTC().Format(timeForm)
+	}
+	if plain(q.Until) {
+		s.until = q.Until.UTC().Format(timeForm)
+	}
+	return s
+}
+
+// plain reports whether times in timeForm compare like the times before t.
+func plain(t time.Time) bool { return !t.IsZero() && t.Year() > 0 && t.Year() < 9999 }
+
+// passes reports whether a line can be passed over unread, by the time at its
+// beginning: most of a long ledger, when little is asked.
+func (s *scan) passes(line []byte) bool {
+	if s.since == "" && s.until == "" {
+		return false
+	}
+	const before, after = `{"seq":`, `,"time":"`
+	i := bytes.IndexByte(line, ',')
+	if i < 0 || !bytes.HasPrefix(line, []byte(before)) || !bytes.HasPrefix(line[i:], []byte(after)) || len(line) < i+len(after)+len(timeForm) {
+		return false
+	}
+	at := string(line[i+len(after):][:len(timeForm)])
+	if at[len(at)-1] != 'Z' {
+		return false
+	}
+	return s.since != "" && at < s.since || s.until != "" && at > s.until
+}
+
+// read yields what is whole from where the segment was left, and reports whether
+// more is wanted.
+func (s *scan) read(g *segment, yield func(Record, error) bool) (more bool, err error) {
+	f, err := os.Open(g.path)
+	if err != nil {
+		return true, gone(err)
+	}
+	defer f.Close()
+	if size, err := sizeOf(f); err != nil || size <= g.at {
+		return true, err
+	}
+	if _, err := f.Seek(g.at, io.SeekStart); err != nil {
+		return true, err
+	}
+	s.buf.Reset(f)
+	for {
+		line, err := s.buf.ReadSlice('\n')
+		n, long := int64(len(line)), false
+		for errors.Is(err, bufio.ErrBufferFull) {
+			long = true
+			line, err = s.buf.ReadSlice('\n')
+			n += int64(len(line))
+		}
+		if errors.Is(err, io.EOF) {
+			return true, nil // a line without its end is one that is being written
+		}
+		if err != nil {
+			return true, err
+		}
+		g.at += n
+		if g.line >= 0 {
+			g.line++
+		}
+		if !long && s.passes(line) {
+			continue
+		}
+		record, err := Record{}, errLong
+		if !long {
+			record, err = parse(line[:len(line)-1])
+		}
+		switch {
+		case err != nil:
+			if err := g.count(f); err != nil {
+				return true, err
+			}
+			if !yield(Record{}, g.bad(g.line, err)) {
+				return false, nil
+			}
+		case s.q.picks(&record):
 			if !yield(record, nil) {
-				return false
+				return false, nil
 			}
 		}
 	}
@@ -135,29 +289,41 @@ func (s *segment) read(q Query, yield func(Record, error) bool) bool {
 // followEvery is how often Follow looks for more.
 const followEvery = 200 * time.Millisecond
 
-// Follow is Read that goes on, with what is added, until ctx ends.
+// Follow is Read that goes on, with what is added, until ctx ends. With q.Last
+// it begins with so many. A ledger that is not there yet is waited for.
 func Follow(ctx context.Context, dir string, q Query) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
 		tick := time.NewTicker(followEvery)
 		defer tick.Stop()
-		known := make(map[string]*segment)
+		s := newScan(q)
+		var known []*segment
+		begun := false
 		for {
-			segments, err := segmentsOf(dir)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			names, err := segmentsOf(dir)
+			if gone(err) != nil {
 				yield(Record{}, err)
 				return
 			}
-			// Of those read to their end only the last two can still grow.
-			for i, name := range segments {
-				s := known[name]
-				if s != nil && i < len(segments)-2 {
+			known = join(known, segmentsAt(dir, names))
+			if !begun && q.Last > 0 {
+				for _, f := range newest(known, q) {
+					if !yield(f.record, f.err) {
+						return
+					}
+				}
+			}
+			begun = begun || err == nil
+			for i, segment := range known {
+				// A segment is done with once there is another, but for what came to it
+				// while that one was not seen yet.
+				if segment.before(q.Since) || segment.at > 0 && i < len(known)-2 {
 					continue
 				}
-				if s == nil {
-					s = &segment{path: filepath.Join(dir, name)}
-					known[name] = s
+				more, err := s.read(segment, yield)
+				if err != nil {
+					yield(Record{}, err)
 				}
-				if !s.read(q, yield) {
+				if !more || err != nil {
 					return
 				}
 			}
@@ -170,6 +336,17 @@ func Follow(ctx context.Context, dir string, q Query) iter.Seq2[Record, error] {
 	}
 }
 
+// join is the segments there are, as far read as they are known to be.
+func join(known, there []*segment) []*segment {
+	for i, s := range there {
+		if k := slices.IndexFunc(known, func(k *segment) bool { return k.path == s.path }); k >= 0 {
+			there[i] = known[k]
+		}
+	}
+	return there
+}
+
+// segmentsOf names the segments in dir, in the order of their records.
 func segmentsOf(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -186,6 +363,86 @@ func segmentsOf(dir string) ([]string, error) {
 	return names, nil
 }
 
+func sizeOf(f *os.File) (int64, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// afterNewline is the offset after the last newline before end, 0 for none.
+func afterNewline(f io.ReaderAt, end int64) (int64, error) {
+	b := make([]byte, 64<<10)
+	for end > 0 {
+		n := min(end, int64(len(b)))
+		if _, err := f.ReadAt(b[:n], end-n); err != nil {
+			return 0, err
+		}
+		if i := bytes.LastIndexByte(b[:n], '\n'); i >= 0 {
+			return end - n + int64(i) + 1, nil
+		}
+		end -= n
+	}
+	return 0, nil
+}
+
+func newlines(r io.Reader) (n int, err error) {
+	b := make([]byte, 64<<10)
+	for {
+		got, err := r.Read(b)
+		n += bytes.Count(b[:got], []byte("\n"))
+		if errors.Is(err, io.EOF) {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+}
+
+// sized is a file, or the part of one, that can be read anywhere.
+type sized interface {
+	io.ReaderAt
+	Size() int64
+}
+
+// backward yields the lines of f from the last to the first, without their
+// newlines; nil for one that is too long. Each holds until the next. All of f is
+// whole lines.
+func backward(f sized) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		buf := make([]byte, maxLine)
+		for end := f.Size(); end > 0; {
+			block := buf[:min(end, maxLine)]
+			first := end == int64(len(block))
+			if _, err := f.ReadAt(block, end-int64(len(block))); err != nil {
+				yield(nil, err)
+				return
+			}
+			full := len(block)
+			for len(block) > 0 {
+				start := bytes.LastIndexByte(block[:len(block)-1], '\n') + 1
+				if start == 0 && !first {
+					break // its beginning is before the block
+				}
+				if !yield(block[start:len(block)-1], nil) {
+					return
+				}
+				end -= int64(len(block) - start)
+				block = block[:start]
+			}
+			if len(block) == full {
+				start, err := afterNewline(f, end-1)
+				if !yield(nil, err) || err != nil {
+					return
+				}
+				end = start
+			}
+		}
+	}
+}
+
 // DayUsage is what one identity used on one UTC day.
 type DayUsage struct {
 	Day       string `json:"day"`
@@ -198,8 +455,9 @@ type DayUsage struct {
 }
 
 // Usage sums up the requests of each identity from since to until, by day and
-// then by name. Lines that cannot be read are joined in the error, beside the
-// sums of all others.
+// then by name. Who only claimed an identity and could not show it is not
+// counted under it. What cannot be read is told in the error, beside the sums
+// of all the rest.
 func Usage(dir string, since, until time.Time) ([]DayUsage, error) {
 	type of struct{ day, id string }
 	sums := make(map[of]*DayUsage)
@@ -209,10 +467,10 @@ func Usage(dir string, since, until time.Time) ([]DayUsage, error) {
 			break // no gate has run yet
 		}
 		if err != nil {
-			errs = append(errs, err)
+			errs = append(errs[:min(len(errs), maxErrors)], err) // the last stands for the rest
 			continue
 		}
-		if r.Identity.Kind == "" { // a stranger, whatever name was given
+		if r.Identity.Kind == "" || r.Identity.ID == "" {
 			continue
 		}
 		at := of{r.Time.UTC().Format(time.DateOnly), r.Identity.ID}
@@ -238,3 +496,6 @@ func Usage(dir string, since, until time.Time) ([]DayUsage, error) {
 	})
 	return list, errors.Join(errs...)
 }
+
+// maxErrors is how many lines Usage names that it could not read.
+const maxErrors = 10

@@ -6,6 +6,7 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -38,7 +39,7 @@ type Record struct {
 	Allowed bool
 	Reason  string // why not, or how it ended
 	Error   string // what went wrong behind the gate
-	Detail  string
+	Detail  string // of what is no request: what happened
 }
 
 // Identity is who the gate decided the caller was.
@@ -48,14 +49,17 @@ type Identity struct {
 	Name string
 }
 
-// Event of a record about a request.
+// Request is the event of a record about a request.
 const Request = "request"
+
+// timeForm is RFC 3339 in UTC and of one length, so that times compare as texts.
+const timeForm = "2006-01-02T15:04:05.000000Z"
 
 // appendTo appends r as JSON, without the brace and the sequence number that
 // the log puts before it.
 func (r *Record) appendTo(b []byte) []byte {
 	b = append(b, `"time":"`...)
-	b = r.Time.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
+	b = r.Time.UTC().AppendFormat(b, timeForm)
 	b = append(b, '"')
 	b = text(b, "id", r.ID)
 	b = text(b, "event", r.Event)
@@ -107,7 +111,7 @@ func text(b []byte, name, value string) []byte {
 
 // maxText bounds one text of a record, in bytes: a line stays far below what a
 // reader takes.
-const maxText = 4096
+const maxText = 1024
 
 func quote(b []byte, value string) []byte {
 	value = value[:min(len(value), maxText)]
@@ -144,10 +148,16 @@ func millis(b []byte, name string, d time.Duration) []byte {
 	return strconv.AppendFloat(b, float64(d.Microseconds())/1000, 'f', -1, 64)
 }
 
+// appendSeq appends the beginning of a line.
+func appendSeq(b []byte, seq uint64) []byte {
+	b = append(b, `{"seq":`...)
+	b = strconv.AppendUint(b, seq, 10)
+	return append(b, ',')
+}
+
 // MarshalJSON is the line as the log writes it.
 func (r Record) MarshalJSON() ([]byte, error) {
-	b := strconv.AppendUint([]byte(`{"seq":`), r.Seq, 10)
-	b = r.appendTo(append(b, ','))
+	b := r.appendTo(appendSeq(nil, r.Seq))
 	return b[:len(b)-1], nil
 }
 
@@ -198,4 +208,7 @@ func parse(line []byte) (Record, error) {
 	}, nil
 }
 
-func duration(ms float64) time.Duration { return time.Duration(ms * float64(time.Millisecond)) }
+// duration is ms milliseconds, to the microsecond to which it was written.
+func duration(ms float64) time.Duration {
+	return time.Duration(math.Round(min(max(ms, 0), 1e12)*1000)) * time.Microsecond
+}

@@ -3,258 +3,293 @@ package ledger
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
 )
 
 // writer puts records on the disk, in its own goroutine.
+//
+// What was written stays in memory until it is synced. After a sync that failed
+// nobody knows what is on the disk, and the next one may well succeed all the
+// same, for the kernel has let go of the pages: so all since the last good sync
+// is written again, the same bytes in the same place.
 type writer struct {
 	file file
 	day  string // of the segment that is open, or was last
-	size int64  // of the segment, as far as its lines are whole
+	size int64  // of the segment up to the batch: whole lines
 
-	batch    []byte // being written
-	batchSeq uint64 // of its last record
-	spare    []byte
+	batch []byte // being written
+	done  int    // bytes of it that are
+	fixed bool   // its place is in this segment, though midnight has passed
+	seq   uint64 // of its last record
+	spare []byte // an empty batch to use again
 
-	unsynced []byte // written since the last sync, to write again if that fails
-	durable  int64  // size at the last sync
-	last     time.Time
+	written  []byte     // but not synced, nor about to be
+	wrote    uint64     // the last record of these
+	covered  []byte     // by the sync that runs
+	coverSeq uint64     // the last record of these
+	running  bool       // a sync does
+	synced   chan error // how it ended
 
-	syncing  bool // one is under way
-	syncs    chan error
-	syncLen  int // of unsynced, size and batchSeq when it began
-	syncSize int64
-	syncSeq  uint64
-
-	failing bool
+	lastSync time.Time // when it began
+	failing  bool
+	refused  bool      // it was the last write that failed
+	tried    time.Time // when it failed
 }
 
-// retryEvery is how often a disk that refused is tried again.
-const retryEvery = 250 * time.Millisecond
-
-// linger is how long a record waits for others to be written with.
-const linger = 2 * time.Millisecond
+const (
+	// retryEvery is how often a disk that refused is tried again.
+	retryEvery = 250 * time.Millisecond
+	// linger is how long a record waits for others, to be written with them.
+	linger = 10 * time.Millisecond
+	// keep is the largest buffer that is used again, in bytes.
+	keep = 4 << 20
+)
 
 // write runs until the log is closed and what waits is written, or the disk
 // refuses it.
 func (l *Log) write() {
 	defer close(l.finished)
 	w := &l.writer
-	w.syncs = make(chan error, 1)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		var err error
 		select {
 		case <-l.wake:
-			// Others follow close behind: one write for all of them.
 			if closing, hurried := l.asked(); !closing && !hurried {
 				time.Sleep(linger)
 			}
-		case err = <-w.syncs:
-			err = l.synced(err)
+		case err := <-w.synced:
+			l.endSync(err)
 		case <-timer.C:
 		}
 		closing, hurried := l.asked()
-		if err == nil {
-			err = l.step(closing || hurried)
-		}
 		if closing {
-			l.end(err)
+			l.finish()
 			return
 		}
+		l.step(hurried)
 		switch {
-		case err != nil:
-			timer.Reset(retryEvery)
-		case len(w.unsynced) > 0 && !w.syncing:
-			timer.Reset(max(0, l.o.SyncEvery-time.Since(w.last)))
+		case w.failing:
+			timer.Reset(max(0, retryEvery-time.Since(w.tried)))
+		case len(w.written) > 0 && !w.running:
+			timer.Reset(max(0, l.o.SyncEvery-time.Since(w.lastSync)))
 		default:
 			timer.Reset(time.Hour)
 		}
 	}
 }
 
-// end waits for the sync under way, tries once more what failed, and closes.
-func (l *Log) end(err error) {
-	w := &l.writer
-	for range 2 {
-		if w.syncing {
-			err = l.synced(<-w.syncs)
-		}
-		if err != nil || len(w.unsynced) > 0 {
-			err = l.step(true)
-		}
-	}
-	if w.syncing {
-		err = l.synced(<-w.syncs)
-	}
-	if w.file != nil {
-		err = errors.Join(err, w.file.Close())
-		w.file = nil
-	}
-	l.report(err, w.batchSeq)
-}
-
 // asked reports whether the log is being closed, and whether somebody waits.
 func (l *Log) asked() (closing, hurried bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.closed, l.hurried
+	return l.closed, l.wanted > l.durable
 }
 
-// step writes what waits, and syncs when it is time to.
-func (l *Log) step(hurried bool) error {
+// step writes what waits, and begins to sync when it is time to. Writing goes
+// on during a sync: a slow disk must not hold back what a killed process loses.
+func (l *Log) step(hurried bool) {
 	w := &l.writer
-	if err := l.mend(); err != nil {
-		return l.fail(err)
+	if w.failing && time.Since(w.tried) < retryEvery {
+		return
 	}
-	for {
-		if len(w.batch) == 0 && !l.take() {
+	for len(w.written) < l.o.Buffer && (len(w.batch) > 0 || l.take()) {
+		if w.old(l.o.now()) && (w.running || len(w.written) > 0) {
+			hurried = true // the segment of the day before is closed once it is synced
 			break
 		}
 		if err := l.put(); err != nil {
-			return l.fail(err)
+			w.refused = true
+			l.fail(err)
+			return
 		}
 	}
-	if len(w.unsynced) == 0 || w.syncing || !hurried && !w.failing && time.Since(w.last) < l.o.SyncEvery {
-		return nil
+	due := hurried || w.failing || len(w.written) >= l.o.Buffer || time.Since(w.lastSync) >= l.o.SyncEvery
+	if len(w.written) > 0 && !w.running && due {
+		l.beginSync()
 	}
-	// Writing goes on meanwhile: a slow disk must not hold back what a killed
-	// process would lose.
-	w.syncing, w.syncLen, w.syncSize, w.syncSeq = true, len(w.unsynced), w.size, w.batchSeq
-	file := w.file
-	go func() { w.syncs <- file.Sync() }()
-	return nil
 }
 
-// synced takes up how a sync ended.
-func (l *Log) synced(err error) error {
-	w := &l.writer
-	w.syncing, w.last = false, time.Now()
-	if err != nil {
-		// Now nobody knows what is on the disk: all since the last good sync is
-		// written again.
-		w.batch = append(w.unsynced, w.batch...)
-		w.unsynced = nil
-		w.size = w.durable
-		return l.fail(fmt.Errorf("sync %s: %w", w.day+segmentEnd, err))
-	}
-	w.unsynced = append(w.unsynced[:0], w.unsynced[w.syncLen:]...)
-	w.durable, w.failing = w.syncSize, false
-	l.report(nil, w.syncSeq)
-	return nil
-}
-
-// take makes what waits the next batch.
+// take makes what waits the next batch. When records were lost because the disk
+// took none, the first batch after says so.
 func (l *Log) take() bool {
 	w := &l.writer
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.lost > 0 {
+		r := Record{Time: l.o.now(), Event: "lost", Detail: fmt.Sprintf("%d records found no room while the disk took none", l.lost)}
+		l.lost = 0
+		l.add(r.appendTo(nil))
+	}
 	if len(l.waiting) == 0 {
 		return false
 	}
-	w.batch, l.waiting = l.waiting, w.spare[:0]
-	w.spare = nil
-	w.batchSeq = l.seq
-	l.room.Broadcast()
+	w.batch, l.waiting, w.spare = l.waiting, w.spare[:0], nil
+	w.seq, w.done, w.fixed = l.seq, 0, false
+	l.tell()
 	return true
 }
 
-// put writes the batch to the segment of the day. What did not go whole is
-// taken back, so that no line is ever torn by a disk that fills up.
+// put writes the batch, or what is left of it, to the segment of the day.
 func (l *Log) put() error {
 	w := &l.writer
-	if err := l.turn(); err != nil {
-		return err
+	defer l.watch(&l.writing)()
+	if w.file == nil || w.old(l.o.now()) {
+		if err := l.turn(); err != nil {
+			return err
+		}
 	}
-	n, err := w.file.Write(w.batch)
-	if err == nil && n < len(w.batch) {
-		err = errors.New("short write")
+	n, err := w.file.WriteAt(w.batch[w.done:], w.size+int64(w.done))
+	if n > 0 {
+		w.done += n
+		w.fixed = true
+	}
+	if err == nil && w.done < len(w.batch) {
+		err = io.ErrShortWrite
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", w.day+segmentEnd, errors.Join(err, w.file.Truncate(w.size)))
+		return err
 	}
-	w.size += int64(n)
-	w.unsynced = append(w.unsynced, w.batch...)
-	if cap(w.batch) <= l.o.Buffer {
+	w.size += int64(len(w.batch))
+	w.written = append(w.written, w.batch...)
+	w.wrote = w.seq
+	if cap(w.batch) <= keep {
 		w.spare = w.batch
 	}
-	w.batch = nil
+	w.batch, w.fixed, w.refused = nil, false, false
 	return nil
 }
 
-// turn opens the segment of today. A clock that was set back does not lead
-// back: the ledger goes on where it was.
-func (l *Log) turn() error {
-	w := &l.writer
-	day := l.o.now().UTC().Format(time.DateOnly)
-	if w.file != nil && day <= w.day {
-		return nil
-	}
-	if w.file != nil {
-		if w.syncing {
-			if err := l.synced(<-w.syncs); err != nil {
-				return err
-			}
-		}
-		if err := w.file.Sync(); err != nil {
-			return fmt.Errorf("sync %s: %w", w.day+segmentEnd, err)
-		}
-		if err := w.file.Close(); err != nil {
-			return fmt.Errorf("close %s: %w", w.day+segmentEnd, err)
-		}
-		w.file, w.unsynced = nil, nil
-	}
-	w.day = max(day, w.day)
-	return l.reopen()
+// old reports whether the open segment is of a day before now's, and done with.
+// A clock that was set back does not lead back: the ledger goes on where it
+// was, so that its segments are in the order of their records.
+func (w *writer) old(now time.Time) bool {
+	return w.file != nil && !w.fixed && now.UTC().Format(time.DateOnly) > w.day
 }
 
-func (l *Log) reopen() error {
+// turn opens the segment of the day, and closes the one before, which is
+// synced.
+func (l *Log) turn() error {
 	w := &l.writer
-	path := filepath.Join(l.dir, w.day+segmentEnd)
+	if w.file != nil {
+		err := w.file.Close()
+		w.file = nil
+		if err != nil {
+			return err
+		}
+	}
+	day := max(l.o.now().UTC().Format(time.DateOnly), w.day)
+	path := filepath.Join(l.dir, day+segmentEnd)
 	f, err := l.o.open(path)
 	if err != nil {
 		return err
 	}
 	info, err := os.Stat(path)
+	if err == nil {
+		err = syncDir(l.dir) // so that a new file's name outlasts a power cut
+	}
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	w.file, w.size, w.durable = f, info.Size(), info.Size()
-	return syncDir(l.dir)
+	w.file, w.day, w.size = f, day, info.Size()
+	return nil
 }
 
-// mend makes the segment whole again after something failed.
-func (l *Log) mend() error {
+func (l *Log) beginSync() {
 	w := &l.writer
-	if !w.failing || w.file == nil {
-		return nil
+	w.covered, w.written = w.written, w.covered[:0]
+	w.coverSeq, w.running, w.lastSync = w.wrote, true, time.Now()
+	f, end := w.file, l.watch(&l.syncing)
+	go func() {
+		err := f.Sync()
+		end()
+		w.synced <- err
+	}()
+}
+
+func (l *Log) endSync(err error) {
+	w := &l.writer
+	w.running = false
+	if err != nil {
+		w.size -= int64(len(w.covered) + len(w.written))
+		w.batch = append(append(w.covered, w.written...), w.batch...)
+		w.covered, w.written, w.done, w.fixed = nil, nil, 0, true
+		l.fail(err)
+		return
 	}
-	return w.file.Truncate(w.size)
-}
-
-func (l *Log) fail(err error) error {
-	l.writer.failing = true
-	l.report(err, 0)
-	return err
-}
-
-// report tells those who wait how far the writer is.
-func (l *Log) report(err error, durable uint64) {
+	if cap(w.covered) > keep {
+		w.covered = nil
+	}
+	if !w.refused {
+		w.failing = false
+		l.failed.Store(nil)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.err = err
-	if err == nil {
-		l.durable, l.hurried = max(l.durable, durable), false
-	}
-	close(l.progress)
-	l.progress = make(chan struct{})
-	l.room.Broadcast()
+	l.durable = max(l.durable, w.coverSeq)
+	l.tell()
 }
 
-// syncDir makes a new file's name outlast a power cut.
+// fail tells all what the disk said. It is tried again after a while.
+func (l *Log) fail(err error) {
+	w := &l.writer
+	w.failing, w.tried = true, time.Now()
+	err = fmt.Errorf("ledger: %w", err)
+	l.failed.Store(&err)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wanted = 0 // who waits gets the error
+	l.tell()
+}
+
+// tell wakes those who wait for the writer. The caller holds the lock.
+func (l *Log) tell() {
+	close(l.progress)
+	l.progress = make(chan struct{})
+}
+
+// finish writes and syncs what there is, or tries once, and closes the segment.
+func (l *Log) finish() {
+	w := &l.writer
+	if w.running {
+		l.endSync(<-w.synced)
+	}
+	err := func() error {
+		for len(w.batch) > 0 || l.take() {
+			if w.old(l.o.now()) {
+				if err := l.syncNow(); err != nil {
+					return err
+				}
+			}
+			if err := l.put(); err != nil {
+				return err
+			}
+		}
+		return l.syncNow()
+	}()
+	if w.file != nil {
+		err = errors.Join(err, w.file.Close())
+	}
+	if err != nil {
+		l.fail(fmt.Errorf("the last records may be lost: %w", err))
+		return
+	}
+	l.failed.Store(nil)
+}
+
+func (l *Log) syncNow() error {
+	w := &l.writer
+	if len(w.written) == 0 {
+		return nil
+	}
+	defer l.watch(&l.syncing)()
+	w.written = w.written[:0]
+	return w.file.Sync()
+}
+
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
