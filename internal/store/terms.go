@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -23,6 +24,8 @@ type secretRow struct {
 }
 
 type termsRow struct {
+	Version int `json:"version"` // termsVersion
+
 	Powers  []string       `json:"powers,omitempty"`
 	Models  []string       `json:"models,omitempty"`
 	Sources []netip.Prefix `json:"sources,omitempty"`
@@ -49,6 +52,10 @@ type windowRow struct {
 	To   int64          `json:"to_ns,omitzero"`
 	Zone string         `json:"zone,omitzero"`
 }
+
+// termsVersion grows when a field changes its meaning. A new field needs none:
+// a release that does not know it refuses the terms.
+const termsVersion = 1
 
 func encodeSecrets(secrets []key.Secret) (string, error) {
 	rows := make([]secretRow, len(secrets))
@@ -77,7 +84,8 @@ func decodeSecrets(text string) ([]key.Secret, error) {
 
 func encodeTerms(t *key.Terms) (string, error) {
 	row := termsRow{
-		Models: t.Models, Sources: t.Sources,
+		Version: termsVersion,
+		Models:  t.Models, Sources: t.Sources,
 		NumCtx: t.Caps.NumCtx, MaxTokens: t.Caps.MaxTokens, KeepAlive: int64(t.Caps.KeepAlive), Images: t.Caps.Images, RequestBytes: t.Caps.RequestBytes,
 		PerMinute: t.Limits.PerMinute, TokensMinute: t.Limits.TokensMinute, TokensDay: t.Limits.TokensDay, Streams: t.Limits.Streams, Weight: t.Limits.Weight,
 		Strict: t.Strict,
@@ -97,6 +105,9 @@ func decodeTerms(text string) (key.Terms, error) {
 	if err := json.Unmarshal([]byte(text), &row, json.RejectUnknownMembers(true)); err != nil {
 		return key.Terms{}, err
 	}
+	if row.Version != termsVersion {
+		return key.Terms{}, fmt.Errorf("version %d, this release knows %d", row.Version, termsVersion)
+	}
 	t := key.Terms{
 		Models: row.Models, Sources: row.Sources,
 		Caps:   key.Caps{NumCtx: row.NumCtx, MaxTokens: row.MaxTokens, KeepAlive: time.Duration(row.KeepAlive), Images: row.Images, RequestBytes: row.RequestBytes},
@@ -105,22 +116,18 @@ func decodeTerms(text string) (key.Terms, error) {
 	}
 	for _, name := range row.Powers {
 		p := ollama.Power(name)
-		if !known(p) {
+		if !slices.Contains(ollama.Powers, p) {
 			return key.Terms{}, fmt.Errorf("unknown power %q", name)
 		}
 		t.Powers = append(t.Powers, p)
 	}
 	for _, w := range row.Hours {
+		for _, d := range w.Days {
+			if d < time.Sunday || d > time.Saturday {
+				return key.Terms{}, fmt.Errorf("day %d of the week", d)
+			}
+		}
 		t.Hours = append(t.Hours, key.Window{Days: w.Days, From: time.Duration(w.From), To: time.Duration(w.To), Zone: w.Zone})
 	}
 	return t, nil
-}
-
-func known(p ollama.Power) bool {
-	for _, power := range ollama.Powers {
-		if p == power {
-			return true
-		}
-	}
-	return false
 }

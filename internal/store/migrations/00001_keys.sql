@@ -3,7 +3,7 @@ CREATE TABLE keys (
     id       TEXT NOT NULL PRIMARY KEY,
     name     TEXT NOT NULL UNIQUE,
     secrets  TEXT NOT NULL,          -- JSON: hashes, never a secret
-    ed25519  BLOB,
+    ed25519  BLOB UNIQUE,            -- NULL is none
     terms    TEXT NOT NULL,          -- JSON, see terms.go
     created  BIGINT NOT NULL,        -- Unix seconds; 0 is never
     expires  BIGINT NOT NULL,

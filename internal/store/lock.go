@@ -1,0 +1,28 @@
+package store
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"time"
+)
+
+// lockDir keeps other processes that open a store in dir waiting. The lock ends
+// with the process, however that ends. It is on the folder, for SQLite's own
+// locks are on the file.
+func lockDir(dir string) (unlock func() error, err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	for end := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
+		switch err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+		case err == nil:
+			return f.Close, nil
+		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
+			return nil, errors.Join(err, f.Close())
+		case time.Now().After(end):
+			return nil, errors.Join(errors.New("another process is opening it, and takes too long"), f.Close())
+		}
+	}
+}
