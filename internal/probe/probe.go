@@ -232,11 +232,15 @@ func (c *conversation) askTogether(ctx context.Context, rs []request) bool {
 		keep, err := c.reader.read(x, c.budget.Body)
 		x.Took = time.Since(sent)
 		if err != nil && x.Status == 0 && len(x.Body) == 0 && (gone(err) || c.left == before && late(err)) {
+			if c.spent(ctx) {
+				c.fail(x, err)
+				return false
+			}
 			// Not this reply's fault: the server takes one request at a time, and
 			// hangs up on the others or throws them away.
 			c.host.Exchanges = c.host.Exchanges[:len(c.host.Exchanges)-1]
 			c.hangUp()
-			return !c.spent(ctx) && c.askSingly(ctx, rs[i:])
+			return c.askSingly(ctx, rs[i:])
 		}
 		if err != nil {
 			c.fail(x, err)
