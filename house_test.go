@@ -31,6 +31,7 @@ var house = map[string]struct {
 	"probe":    {looking, "target scope evidence ollama"},
 	"finding":  {looking, "evidence ollama"},
 	"owner":    {looking, "evidence"},
+	"dataset":  {looking, "evidence ollama"}, // others' exports, as evidence
 	"wave":     {looking, "scope target sweep probe evidence finding owner"},
 
 	"key":      {locking, "ollama"}, // terms name powers
@@ -43,9 +44,9 @@ var house = map[string]struct {
 	"harden": {shared, "ollama"},
 
 	// These join the wings, which know nothing of them.
-	"store":   {joint, "wave key ledger ollama"}, // terms name powers
+	"store":   {joint, "wave key ledger ollama evidence finding owner"}, // terms name powers; what a record is made of
 	"fleet":   {joint, "wave limit store"},
-	"report":  {joint, "wave ledger finding evidence"},
+	"report":  {joint, "wave ledger finding evidence owner"},
 	"console": {joint, "wave ledger report"},
 
 	// The test rig. The simulator is in the product too, for `gatehouse demo`.

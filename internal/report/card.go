@@ -13,6 +13,7 @@ import (
 
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
+	"gatehouse/internal/owner"
 	"gatehouse/internal/wave"
 )
 
@@ -57,7 +58,7 @@ func (p *page) card(r *wave.Record) {
 		}
 		p.entry("Hardware", text)
 	}
-	if text := owner(r.Owner); text != "" {
+	if text := ownerOf(&r.Owner); text != "" {
 		p.entry("Owner", text)
 	}
 	if outcomeRank(r.Outcome) < outcomeRank(finding.Broken) {
@@ -123,7 +124,7 @@ func transport(t *evidence.TLS) string {
 }
 
 // owner joins what is known of who runs the host, "" when nobody looked.
-func owner(o wave.Owner) string {
+func ownerOf(o *owner.Owner) string {
 	var parts []string
 	for _, s := range []string{o.Name, o.Provider, o.Network, o.Country, o.Contact} {
 		if s != "" && !slices.Contains(parts, s) {

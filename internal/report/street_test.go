@@ -6,6 +6,7 @@ import (
 
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
+	"gatehouse/internal/owner"
 	"gatehouse/internal/wave"
 )
 
@@ -174,9 +175,9 @@ func hostile() wave.Record {
 	f := openFinding
 	f.Title, f.Evidence, f.CVEs, f.Remedy = rude, []string{rude}, []string{rude}, rude
 	r.Findings = []finding.Finding{f}
-	r.Owner = wave.Owner{
+	r.Owner = owner.Owner{
 		Country: rude, Network: rude, Provider: rude, Name: rude, Contact: rude,
-		Claims: []wave.Claim{{What: rude, Value: rude, Source: rude}},
+		Claims: []owner.Claim{{What: rude, Value: rude, Source: rude}},
 	}
 	return r
 }

@@ -8,6 +8,7 @@ import (
 
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
+	"gatehouse/internal/owner"
 )
 
 // Record is what a wave says of one place: one line of its output. The JSON
@@ -24,27 +25,7 @@ type Record struct {
 
 	finding.Verdict
 
-	Owner Owner `json:"owner"`
-}
-
-// Owner is who probably runs a host; the zero value says that nobody looked.
-type Owner struct {
-	Country  string  `json:"country"`
-	EU       bool    `json:"eu"`
-	ASN      uint32  `json:"asn"`
-	Network  string  `json:"network"`
-	Provider string  `json:"provider"`
-	Name     string  `json:"name"`
-	Contact  string  `json:"contact"`
-	Claims   []Claim `json:"claims"`
-}
-
-// Claim is one statement about an owner and how far to trust it.
-type Claim struct {
-	What       string  `json:"what"`
-	Value      string  `json:"value"`
-	Source     string  `json:"source"`
-	Confidence float64 `json:"confidence"`
+	Owner owner.Owner `json:"owner"`
 }
 
 // Summary is the exact account of a wave: the counts add up to Places.
