@@ -350,10 +350,12 @@ func (j *job) run(ctx context.Context) error {
 			return usage(fmt.Errorf("--out %s: %w", j.outputs.Out, err), "--out takes a file that can be written")
 		}
 	}
-	if err := j.openJournal(); err != nil {
+	if err := j.openKeeper(); err != nil {
 		return err
 	}
-	defer w.Journal.Close()
+	if w.Keeper != nil {
+		defer w.Keeper.Close()
+	}
 
 	meter := j.meter()
 	lines, closeLines, err := j.lines(meter)
@@ -368,8 +370,8 @@ func (j *job) run(ctx context.Context) error {
 		}
 		return lines(r)
 	}
-	if w.Journal != nil {
-		for r, err := range w.Journal.Records() {
+	if w.Keeper != nil {
+		for r, err := range w.Keeper.Records() {
 			if err != nil {
 				return err
 			}
@@ -436,14 +438,14 @@ func (j *job) after0() error {
 	return j.after()
 }
 
-// openJournal opens the state file, or a temporary one where the output can
-// only be written at the end.
-func (j *job) openJournal() (err error) {
+// openKeeper opens what the wave is kept in: the store, the state file, or a
+// temporary one where the output can only be written at the end.
+func (j *job) openKeeper() (err error) {
 	w := j.wave
 	h := wave.Header{Wave: w.ID, Plan: j.plan, Seed: w.Seed, Started: time.Now().UTC()}
 	switch {
 	case j.state != "":
-		w.Journal, err = wave.OpenJournal(j.state, h)
+		journal, err := wave.OpenJournal(j.state, h)
 		if errors.Is(err, wave.ErrOtherPlan) {
 			return usage(err, "give the same targets and flags, or another --state")
 		}
@@ -453,11 +455,15 @@ func (j *job) openJournal() (err error) {
 		if err != nil {
 			return err
 		}
-		w.ID = w.Journal.Header.Wave
+		w.Keeper, w.ID, w.Started = journal, journal.Header.Wave, journal.Header.Started
 	case j.outputs.Format != "jsonl" || j.finish != nil:
-		w.Journal, err = wave.TempJournal(h)
+		journal, err := wave.TempJournal(h)
+		if err != nil {
+			return err
+		}
+		w.Keeper = journal
 	}
-	return err
+	return nil
 }
 
 // lines returns where each record goes at once: to the output if that is JSON
@@ -486,13 +492,13 @@ func (j *job) lines(meter *report.Meter) (record func(wave.Record) error, end fu
 // write writes the output that needs the end of the wave.
 func (j *job) write(sum wave.Summary) error {
 	if j.finish != nil {
-		return j.finish(sum, j.wave.Journal.Records())
+		return j.finish(sum, j.wave.Keeper.Records())
 	}
 	if j.outputs.Format == "jsonl" {
 		return j.summary(sum)
 	}
 	to := func(w io.Writer) error {
-		hosts := report.Hosts(j.wave.Journal.Records())
+		hosts := report.Hosts(j.wave.Keeper.Records())
 		switch j.outputs.Format {
 		case "json":
 			return report.JSON(w, sum, hosts)

@@ -19,10 +19,11 @@ func (c *Counts) add(r result) {
 		c.Denied++
 		return
 	}
-	c.addRecord(&r.record)
+	c.Add(&r.record)
 }
 
-func (c *Counts) addRecord(r *Record) {
+// Add counts one record.
+func (c *Counts) Add(r *Record) {
 	c.Visited++
 	if c.Outcomes == nil {
 		c.Outcomes = make(map[finding.Outcome]uint64, 1)
@@ -71,7 +72,7 @@ type entry struct {
 	counts Counts
 }
 
-func newTracker(m mark) *tracker {
+func newTracker(m Mark) *tracker {
 	t := &tracker{index: make(map[uint64]int), mark: m.At}
 	t.counts.plus(m.Counts)
 	return t

@@ -15,8 +15,8 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// Journal keeps the records of a wave and how far it got, in one file of JSON
-// lines that only grows. A record is in the file before anybody is told of it,
+// Journal is a Keeper: the records of a wave and how far it got, in one file of
+// JSON lines that only grows. A record is in the file before anybody is told of it,
 // so that a wave that is killed at any moment goes on where it was, with no
 // host lost and none twice. A line that was cut off by the end of the program
 // is not counted.
@@ -25,7 +25,7 @@ type Journal struct {
 
 	f     *os.File
 	end   int64 // where the next line goes
-	done  mark
+	done  Mark
 	late  []late // records at or above the mark
 	dirty bool
 	buf   bytes.Buffer
@@ -50,14 +50,9 @@ const maxLine = 64 << 20
 type journalLine struct {
 	Pos    uint64  `json:"pos,omitzero"`
 	Record *Record `json:"record,omitzero"`
-	Mark   *mark   `json:"mark,omitzero"`
+	Mark   *Mark   `json:"mark,omitzero"`
 }
 
-// mark says that every position below At is done, and the account of them.
-type mark struct {
-	At     uint64 `json:"at"`
-	Counts Counts `json:"counts"`
-}
 
 type late struct {
 	pos    uint64
@@ -147,7 +142,7 @@ func (j *Journal) load(h Header) error {
 			j.done = *l.Mark
 		case l.Record != nil:
 			var c Counts
-			c.addRecord(l.Record)
+			c.Add(l.Record)
 			j.late = append(j.late, late{l.Pos, c})
 		}
 	}
@@ -238,31 +233,22 @@ func (j *Journal) Records() iter.Seq2[Record, error] {
 
 // Close writes all to the disk and lets go of the file.
 func (j *Journal) Close() error {
-	if j == nil {
-		return nil
-	}
 	err := j.sync()
 	return errors.Join(err, j.f.Close())
 }
 
-func (j *Journal) append(pos uint64, r Record) error {
-	if j == nil {
-		return nil
+// Keep writes the records, one line each. The evidence is not kept.
+func (j *Journal) Keep(list []Observation) error {
+	for i := range list {
+		if err := j.write(journalLine{Pos: list[i].Pos, Record: &list[i].Record}); err != nil {
+			return err
+		}
 	}
-	return j.write(journalLine{Pos: pos, Record: &r})
+	return nil
 }
 
-// mark writes how far the wave got and brings all to the disk.
-func (j *Journal) mark(t *tracker) error {
-	if j == nil {
-		return nil
-	}
-	t.mu.Lock()
-	m := mark{At: t.mark}
-	if t.mark > j.done.At {
-		m.Counts.plus(t.counts)
-	}
-	t.mu.Unlock()
+// Mark writes how far the wave got and brings all to the disk.
+func (j *Journal) Mark(m Mark) error {
 	if m.At > j.done.At {
 		if err := j.write(journalLine{Mark: &m}); err != nil {
 			return err
@@ -300,36 +286,11 @@ func (j *Journal) sync() error {
 	return nil
 }
 
-// resumed is what earlier runs did.
-type resumed struct {
-	mark mark
-	late map[uint64]Counts // places done at or above the mark
-}
-
-// resume says what need not be done again.
-func (j *Journal) resume() *resumed {
-	if j == nil {
-		return &resumed{}
-	}
-	r := &resumed{mark: j.done, late: make(map[uint64]Counts, len(j.late))}
+// Resume says what earlier runs kept.
+func (j *Journal) Resume() (Progress, error) {
+	p := Progress{Mark: j.done, Late: make(map[uint64]Counts, len(j.late))}
 	for _, l := range j.late {
-		r.late[l.pos] = l.counts
+		p.Late[l.pos] = l.counts
 	}
-	return r
-}
-
-// total is the account of all that is not done again.
-func (r *resumed) total() Counts {
-	var c Counts
-	c.plus(r.mark.Counts)
-	c.plus(r.lateTotal())
-	return c
-}
-
-func (r *resumed) lateTotal() Counts {
-	var c Counts
-	for _, l := range r.late {
-		c.plus(l)
-	}
-	return c
+	return p, nil
 }

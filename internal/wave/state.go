@@ -1,7 +1,10 @@
 package wave
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 
 	"gatehouse/internal/finding"
@@ -40,4 +43,55 @@ type Pair struct {
 	// Unseen is in how many looks in a row, up to the later wave, the place did
 	// not answer; 0 when After saw it.
 	Unseen int
+}
+
+// StateOf is what r is compared by. An address that is none gives the zero
+// address.
+func StateOf(r *Record) State {
+	addr, _ := netip.ParseAddr(r.Address)
+	s := State{
+		Place:      Place{addr.Unmap(), r.Port, r.Name, r.Path},
+		ObservedAt: r.ObservedAt, Outcome: r.Outcome, Version: r.Identity.Version, Powers: r.Powers,
+		Country: r.Owner.Country, ASN: r.Owner.ASN, Provider: r.Owner.Provider,
+	}
+	if r.TLS != nil {
+		s.Certificate = r.TLS.SHA256
+	}
+	for i := range r.Models {
+		s.Models = append(s.Models, r.Models[i].Digest)
+	}
+	for i := range r.Findings {
+		s.Findings = append(s.Findings, r.Findings[i].ID)
+	}
+	slices.Sort(s.Models)
+	s.Models = slices.Compact(s.Models)
+	slices.Sort(s.Findings)
+	return s
+}
+
+// Digest is equal for two states that Compare finds no difference between. It
+// tells nothing of the place, the time or the owner. A host can't choose what it
+// says so that a change goes unseen: it is the beginning of a SHA-256.
+func (s *State) Digest() uint64 {
+	h := sha256.New()
+	part := func(text string) {
+		var n [8]byte // a length before each text, so that two lists never read the same
+		binary.LittleEndian.PutUint64(n[:], uint64(len(text)))
+		h.Write(n[:])
+		h.Write([]byte(text))
+	}
+	for _, text := range []string{
+		string(s.Outcome), s.Version, s.Certificate,
+		string(s.Powers.Hello), string(s.Powers.Read), string(s.Powers.Infer), string(s.Powers.Manage), string(s.Powers.Account),
+	} {
+		part(text)
+	}
+	for _, m := range s.Models {
+		part(m)
+	}
+	part("findings")
+	for _, f := range s.Findings {
+		part(f)
+	}
+	return binary.LittleEndian.Uint64(h.Sum(nil))
 }

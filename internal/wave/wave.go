@@ -39,10 +39,13 @@ type Wave struct {
 	// Workers is how many places are looked at at once; default 256.
 	Workers int
 
-	// Journal keeps what was found, so that the wave can be taken up again.
-	Journal *Journal
+	// Keeper keeps what was found, so that the wave can be taken up again; nil is
+	// allowed.
+	Keeper Keeper
+	// Started is when the wave began, if an earlier run did; else it begins now.
+	Started time.Time
 	// Record is called with each place that answered, one at a time, after the
-	// journal has it; nil is allowed. An error ends the wave.
+	// keeper has it; nil is allowed. An error ends the wave.
 	Record func(Record) error
 	// All has the places that refused or kept silent recorded too.
 	All bool
@@ -55,6 +58,7 @@ type Wave struct {
 type result struct {
 	place   target.Place
 	record  Record
+	host    evidence.Host
 	denied  bool // by the scope, at the last moment
 	stopped bool // the context ended first: as if never visited
 }
@@ -74,16 +78,19 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 		workers = int(w.Places)
 	}
 
-	done := w.Journal.resume()
-	track := newTracker(done.mark)
+	done, err := w.resume()
+	if err != nil {
+		return Summary{}, err
+	}
+	track := newTracker(done.Mark)
 	earlier := done.total()
 	w.count(&earlier)
 	sum := Summary{
 		Wave: w.ID, Scope: w.Scope, Seed: w.Seed, Started: time.Now().UTC(),
 		Places: w.Places, Denied: w.Denied,
 	}
-	if w.Journal != nil {
-		sum.Started = w.Journal.Header.Started
+	if !w.Started.IsZero() {
+		sum.Started = w.Started
 	}
 
 	// beginning ends at the stop: neither the next line of the input is waited
@@ -96,7 +103,7 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	exhausted := false // read after begun.Wait
 	begun.Go(func() {
 		defer close(places)
-		exhausted = w.feed(beginning, done, track, places)
+		exhausted = w.feed(beginning, &done, track, places)
 	})
 	begun.Go(func() {
 		select {
@@ -117,7 +124,7 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 		close(results)
 	}()
 
-	err := w.collect(results, track, cancel)
+	err = w.collect(results, track, cancel)
 	cease()
 	begun.Wait()
 
@@ -139,13 +146,13 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 
 // feed hands out the places that are not done and reports whether it came to
 // their end before ctx ended.
-func (w *Wave) feed(ctx context.Context, done *resumed, track *tracker, to chan<- target.Place) bool {
+func (w *Wave) feed(ctx context.Context, done *Progress, track *tracker, to chan<- target.Place) bool {
 	for place := range w.Source.Places(ctx) {
-		if place.Pos < done.mark.At {
+		if place.Pos < done.Mark.At {
 			continue
 		}
-		if c, ok := done.late[place.Pos]; ok {
-			delete(done.late, place.Pos)
+		if c, ok := done.Late[place.Pos]; ok {
+			delete(done.Late, place.Pos)
 			track.begin(place.Pos)
 			track.end(place.Pos, c)
 			continue
@@ -160,25 +167,40 @@ func (w *Wave) feed(ctx context.Context, done *resumed, track *tracker, to chan<
 	return ctx.Err() == nil
 }
 
-// collect takes the results as they come, to their end.
+// maxBatch is how many results are kept at once at most: what a store writes in
+// a few milliseconds.
+const maxBatch = 1024
+
+// collect takes the results as they come, to their end. Those that wait
+// together are kept together, so that a keeper which is slow to write is asked
+// less often.
 func (w *Wave) collect(results <-chan result, track *tracker, cancel func()) (err error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	var batch []result
 	for {
 		select {
 		case r, ok := <-results:
 			if !ok {
-				return errors.Join(err, w.Journal.mark(track))
+				if err == nil {
+					err = w.take(batch, track)
+				}
+				return errors.Join(err, w.mark(track))
 			}
 			if r.stopped || err != nil {
 				continue // not visited; a later run does it
 			}
-			if err = w.take(r, track); err != nil {
+			if batch = append(batch, r); len(batch) < maxBatch && len(results) > 0 {
+				continue
+			}
+			if err = w.take(batch, track); err != nil {
 				cancel()
 			}
+			clear(batch)
+			batch = batch[:0]
 		case <-tick.C:
 			if err == nil {
-				if err = w.Journal.mark(track); err != nil {
+				if err = w.mark(track); err != nil {
 					cancel()
 				}
 			}
@@ -186,21 +208,53 @@ func (w *Wave) collect(results <-chan result, track *tracker, cancel func()) (er
 	}
 }
 
-func (w *Wave) take(r result, track *tracker) error {
-	recorded := !r.denied && (w.All || reported(r.record.Outcome))
-	if recorded {
-		if err := w.Journal.append(r.place.Pos, r.record); err != nil {
-			return err
+func (w *Wave) take(batch []result, track *tracker) error {
+	recorded := func(r *result) bool { return !r.denied && (w.All || reported(r.record.Outcome)) }
+	if w.Keeper != nil {
+		var list []Observation
+		for i := range batch {
+			if r := &batch[i]; recorded(r) {
+				list = append(list, Observation{r.place.Pos, r.record, r.host})
+			}
+		}
+		if len(list) > 0 {
+			if err := w.Keeper.Keep(list); err != nil {
+				return err
+			}
 		}
 	}
-	var one Counts
-	one.add(r)
-	track.end(r.place.Pos, one)
-	w.count(&one)
-	if recorded && w.Record != nil {
-		return w.Record(r.record)
+	for i := range batch {
+		r := &batch[i]
+		var one Counts
+		one.add(*r)
+		track.end(r.place.Pos, one)
+		w.count(&one)
+		if recorded(r) && w.Record != nil {
+			if err := w.Record(r.record); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
+}
+
+func (w *Wave) resume() (Progress, error) {
+	if w.Keeper == nil {
+		return Progress{}, nil
+	}
+	return w.Keeper.Resume()
+}
+
+// mark has the keeper note how far the wave got.
+func (w *Wave) mark(t *tracker) error {
+	if w.Keeper == nil {
+		return nil
+	}
+	t.mu.Lock()
+	m := Mark{At: t.mark}
+	m.Counts.plus(t.counts)
+	t.mu.Unlock()
+	return w.Keeper.Mark(m)
 }
 
 // count adds to what may be read while the wave goes on.
@@ -239,6 +293,7 @@ func (w *Wave) visit(ctx, beginning context.Context, place target.Place) result 
 		return r
 	}
 	verdict := w.Judge(&host)
+	r.host = host
 	r.record = Record{
 		Wave: w.ID, Target: host.Target, Address: host.Address.String(), Port: host.Port,
 		Name: host.Name, Path: host.Path, TLS: host.TLS, ObservedAt: host.ObservedAt,

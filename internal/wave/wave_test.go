@@ -263,7 +263,7 @@ func resume(t *testing.T, path string, n int) (wave.Summary, []string) {
 	t.Helper()
 	j := openJournal(t, path)
 	w := newWave(&street{n: uint64(n)})
-	w.Journal = j
+	w.Keeper = j
 	sum, err := w.Run(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -324,12 +324,12 @@ func TestGivenUp(t *testing.T) {
 				}
 			}}
 			w := newWave(s)
-			w.Journal = openJournal(t, path)
+			w.Keeper = openJournal(t, path)
 			if _, err := w.Run(ctx, stop); err != nil {
 				t.Fatal(err)
 			}
 			cancel()
-			if err := w.Journal.Close(); err != nil {
+			if err := w.Keeper.Close(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -404,7 +404,7 @@ func TestTempJournal(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWave(&street{n: 500})
-	w.Journal = j
+	w.Keeper = j
 	if _, err := w.Run(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
@@ -424,7 +424,7 @@ func FuzzJournal(f *testing.F) {
 		f.Fatal(err)
 	}
 	w := newWave(&street{n: 20})
-	w.Journal = j
+	w.Keeper = j
 	if _, err := w.Run(f.Context(), nil); err != nil {
 		f.Fatal(err)
 	}
@@ -448,7 +448,7 @@ func FuzzJournal(f *testing.F) {
 			return
 		}
 		w := newWave(&street{n: 20})
-		w.Journal = j
+		w.Keeper = j
 		if _, err := w.Run(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
