@@ -86,7 +86,7 @@ type Exchange struct {
 	Status int           `json:"status,omitzero"` // 0 when no whole answer came
 	Reason string        `json:"reason_phrase,omitzero"`
 	Header []Field       `json:"header,omitzero"`  // in the order they came
-	Body   []byte        `json:"body,omitzero"`    // decoded from chunks and gzip, cut at the budget
+	Body   []byte        `json:"body,omitzero"`    // decoded from chunks and gzip, cut at the budget; of Show without its texts
 	Cut    bool          `json:"cut,omitzero"`     // the body was longer than the budget
 	Took   time.Duration `json:"took_ns,omitzero"` // from sending the request to the last byte
 	Error  string        `json:"error,omitzero"`   // what broke this answer; ours

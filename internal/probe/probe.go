@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"gatehouse/internal/evidence"
+	"gatehouse/internal/ollama"
 	"gatehouse/internal/target"
 )
 
@@ -277,6 +278,9 @@ func (c *conversation) exchange(ctx context.Context, r request) error {
 	}
 	if err != nil {
 		c.fail(x, err)
+	}
+	if r.ask == evidence.Show && x.Status == 200 {
+		x.Body = ollama.BlankShow(x.Body)
 	}
 	return err
 }

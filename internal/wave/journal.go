@@ -53,7 +53,6 @@ type journalLine struct {
 	Mark   *Mark   `json:"mark,omitzero"`
 }
 
-
 type late struct {
 	pos    uint64
 	counts Counts
