@@ -15,14 +15,28 @@ func lockDir(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
-	for end := time.Now().Add(timeout); ; time.Sleep(10 * time.Millisecond) {
+	return lock(f, timeout, errors.New("another process is opening it, and takes too long"))
+}
+
+// lockFile keeps other processes from having the file at path, which it makes
+// and which stays. It does not wait.
+func lockFile(path string) (unlock func() error, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	return lock(f, 0, ErrInUse)
+}
+
+func lock(f *os.File, wait time.Duration, late error) (unlock func() error, err error) {
+	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
 		switch err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
 		case err == nil:
 			return f.Close, nil
 		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
 			return nil, errors.Join(err, f.Close())
 		case time.Now().After(end):
-			return nil, errors.Join(errors.New("another process is opening it, and takes too long"), f.Close())
+			return nil, errors.Join(late, f.Close())
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package store keeps what outlasts the process: for now the keys, in SQLite.
-// It never sees a secret, only hashes.
+// Package store keeps what outlasts the process, in SQLite: the keys of the gate,
+// and the waves with what each host said. It never sees a secret, only hashes.
 package store
 
 import (
@@ -30,6 +30,8 @@ var (
 	ErrNotFound = errors.New("no such key")
 	// ErrDuplicate says that another key has the name, the id or the public key.
 	ErrDuplicate = errors.New("taken by another key")
+	// ErrInUse says that another process keeps this wave now.
+	ErrInUse = errors.New("another process has it")
 	// ErrDamaged says that what is kept of a key cannot be understood.
 	ErrDamaged = errors.New("damaged, or of a later release")
 )
@@ -191,11 +193,16 @@ func (s *Store) read(what func(context.Context, *sql.Tx) error) error {
 	return s.do(&sql.TxOptions{ReadOnly: true}, what)
 }
 
-// change runs what in one transaction, all or nothing, and counts the change.
-func (s *Store) change(what func(context.Context, *sql.Tx) error) error {
+// write runs what in one transaction, all or nothing.
+func (s *Store) write(what func(context.Context, *sql.Tx) error) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	return s.do(nil, func(ctx context.Context, tx *sql.Tx) error {
+	return s.do(nil, what)
+}
+
+// change is write for keys: it counts the change, so that a gate takes it up.
+func (s *Store) change(what func(context.Context, *sql.Tx) error) error {
+	return s.write(func(ctx context.Context, tx *sql.Tx) error {
 		if err := what(ctx, tx); err != nil {
 			return err
 		}

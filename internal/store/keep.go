@@ -1,0 +1,244 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"net/netip"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"gatehouse/internal/finding"
+	"gatehouse/internal/wave"
+)
+
+// Wave is a wave that is being kept. It is a wave.Keeper.
+type Wave struct {
+	Info Info
+
+	store  *Store
+	unlock func() error
+	mark   wave.Mark
+	bits   map[string]int // findings that have a bit already
+
+	// tally counts what Keep was given; partial says that an earlier run was
+	// given some too, so that End counts anew.
+	tally   wave.Tally
+	partial bool
+}
+
+var _ wave.Keeper = (*Wave)(nil)
+
+// row is one observation as it is written.
+type row struct {
+	seen      []any // all of upsertSeen but wave and host
+	place     []any // of hostOf
+	said, rec []byte
+	err       error
+}
+
+// Keep keeps observations, all or none.
+func (w *Wave) Keep(list []wave.Observation) error {
+	rows := w.rows(list)
+	for i := range rows {
+		if rows[i].err != nil {
+			return w.store.failed(rows[i].err)
+		}
+	}
+	err := w.store.write(func(ctx context.Context, tx *sql.Tx) error { return w.insert(ctx, tx, rows, list) })
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		w.tally.Add(&list[i].Record)
+	}
+	return nil
+}
+
+// rows packs observations, on all cores when there are many.
+func (w *Wave) rows(list []wave.Observation) []row {
+	rows := make([]row, len(list))
+	workers := min(runtime.GOMAXPROCS(0), (len(list)+63)/64)
+	var wg sync.WaitGroup
+	for k := range workers {
+		wg.Go(func() {
+			for i := k; i < len(list); i += workers {
+				rows[i] = rowOfObservation(&list[i])
+			}
+		})
+	}
+	wg.Wait()
+	return rows
+}
+
+func rowOfObservation(o *wave.Observation) (r row) {
+	addr, err := netip.ParseAddr(o.Record.Address)
+	if err != nil {
+		return row{err: fmt.Errorf("record of %q: %w", o.Record.Address, err)}
+	}
+	state := wave.StateOf(&o.Record)
+	worst := 0
+	for _, f := range o.Record.Findings {
+		worst = max(worst, indexOf(severities, f.Severity))
+	}
+	r.place = []any{addr.Unmap().AsSlice(), int64(o.Record.Port), o.Record.Name, o.Record.Path}
+	r.seen = []any{
+		int64(o.Pos), o.Record.ObservedAt.UnixMilli(), indexOf(outcomes, o.Record.Outcome), worst, int64(0), int64(state.Digest()),
+		state.Version, state.Country, int64(state.ASN), state.Provider,
+	}
+	if r.rec, r.err = pack(&o.Record); r.err == nil {
+		r.said, r.err = pack(&o.Host)
+	}
+	return r
+}
+
+func (w *Wave) insert(ctx context.Context, tx *sql.Tx, rows []row, list []wave.Observation) error {
+	var stmts [4]*sql.Stmt
+	for i, q := range []string{hostOf, insertHost, upsertSeen, upsertSaid} {
+		s, err := tx.PrepareContext(ctx, q)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		stmts[i] = s
+	}
+	for i := range rows {
+		r := &rows[i]
+		mask, err := w.mask(ctx, tx, list[i].Record.Findings)
+		if err != nil {
+			return err
+		}
+		r.seen[4] = mask
+		var host int64
+		err = stmts[0].QueryRowContext(ctx, r.place...).Scan(&host)
+		if errors.Is(err, sql.ErrNoRows) {
+			err = stmts[1].QueryRowContext(ctx, r.place...).Scan(&host)
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := stmts[2].ExecContext(ctx, append([]any{w.Info.Number, host}, r.seen...)...); err != nil {
+			return err
+		}
+		if _, err := stmts[3].ExecContext(ctx, saidID(w.Info.Number, host), r.rec, r.said); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mask is the bits of findings. One that has none yet is given one.
+func (w *Wave) mask(ctx context.Context, tx *sql.Tx, findings []finding.Finding) (mask int64, err error) {
+	for i := range findings {
+		bit, ok := w.bits[findings[i].ID]
+		if !ok {
+			if _, err := tx.ExecContext(ctx, insertFinding, findings[i].ID); err != nil {
+				return 0, err
+			}
+			if w.bits, err = bitsOf(ctx, tx); err != nil {
+				return 0, err
+			}
+			if bit, ok = w.bits[findings[i].ID]; !ok {
+				continue // the 64th kind: it is in the record, and cannot be searched for
+			}
+		}
+		mask |= 1 << bit
+	}
+	return mask, nil
+}
+
+// Resume says what earlier runs of the wave kept.
+func (w *Wave) Resume() (wave.Progress, error) {
+	p := wave.Progress{Mark: w.mark, Late: make(map[uint64]wave.Counts)}
+	// No deadline of its own: a million hosts may have been kept.
+	rows, err := w.store.db.QueryContext(context.Background(), lateSeen, saidID(w.Info.Number, 0), w.Info.Number, bounds(w.mark.At))
+	if err != nil {
+		return p, w.store.failed(err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var pos int64
+		var packed sql.RawBytes
+		var r wave.Record
+		if err := rows.Scan(&pos, &packed); err != nil {
+			return p, w.store.failed(err)
+		}
+		if err := unpack(packed, &r); err != nil {
+			return p, w.store.failed(fmt.Errorf("wave %d: %w", w.Info.Number, err))
+		}
+		if uint64(pos) < w.mark.At {
+			continue
+		}
+		var c wave.Counts
+		c.Add(&r)
+		p.Late[uint64(pos)] = c
+		w.partial = true
+	}
+	if err := rows.Err(); err != nil {
+		return p, w.store.failed(err)
+	}
+	return p, nil
+}
+
+// Mark keeps how far the wave got.
+func (w *Wave) Mark(m wave.Mark) error {
+	if m.At <= w.mark.At {
+		return nil
+	}
+	text, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	err = w.store.write(func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, markWave, w.Info.Number, string(text))
+		return err
+	})
+	if err == nil {
+		w.mark = m
+	}
+	return err
+}
+
+// Records yields what was kept.
+func (w *Wave) Records() iter.Seq2[wave.Record, error] { return w.store.Records(w.Info.Number) }
+
+// End says that the wave came to its end, and keeps its statistics with it.
+func (w *Wave) End(sum wave.Summary) error {
+	if w.partial {
+		w.tally = wave.Tally{}
+		for r, err := range w.Records() {
+			if err != nil {
+				return err
+			}
+			w.tally.Add(&r)
+		}
+	}
+	w.Info.Ended, w.Info.Summary, w.Info.Tally = sum.Ended.UTC().Truncate(time.Millisecond), &sum, &w.tally
+	var texts [2]string
+	for i, v := range []any{&sum, &w.tally} {
+		text, err := json.Marshal(v, json.Deterministic(true))
+		if err != nil {
+			return err
+		}
+		texts[i] = string(text)
+	}
+	return w.store.write(func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, endWave, w.Info.Number, sum.Ended.UnixMilli(), max(w.Info.Looks, 1), "", texts[0], texts[1])
+		return err
+	})
+}
+
+// Close lets another process take the wave up. The store stays open.
+func (w *Wave) Close() error {
+	if w.unlock == nil {
+		return nil
+	}
+	unlock := w.unlock
+	w.unlock = nil
+	return unlock()
+}

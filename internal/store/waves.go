@@ -1,0 +1,429 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"gatehouse/internal/evidence"
+	"gatehouse/internal/finding"
+	"gatehouse/internal/wave"
+)
+
+// ErrNoWave says that there is no such wave.
+var ErrNoWave = errors.New("no such wave")
+
+// Info is what is kept of a wave as a whole.
+type Info struct {
+	Number  int64     `json:"number"`
+	Name    string    `json:"wave"` // the id that its records carry
+	Scope   string    `json:"scope"`
+	Source  string    `json:"source"` // "scan", or what was imported
+	Plan    string    `json:"-"`      // which places in which order
+	Seed    uint64    `json:"seed"`
+	Looks   int       `json:"looks"` // at each open server, from 1
+	Started time.Time `json:"started"`
+	Ended   time.Time `json:"ended,omitzero"` // zero: it did not come to its end yet
+
+	Summary *wave.Summary `json:"summary"` // nil until it ended
+	Tally   *wave.Tally   `json:"tally"`   // nil until it ended
+}
+
+// All that is asked of the database about waves. Positions and seeds are kept
+// as signed numbers with the same bits.
+const (
+	selectWaves = `SELECT id, name, scope, source, plan, seed, looks, started, ended, method, summary, tally, mark FROM waves`
+	waveByID    = selectWaves + ` WHERE id = $1`
+	waveByName  = selectWaves + ` WHERE name = $1`
+	allWaves    = selectWaves + ` WHERE scope = $1 OR $1 = '' ORDER BY id`
+	openWave    = selectWaves + ` WHERE ended = 0 AND source = $1 AND scope = $2 AND plan = $3 AND started >= $4 ORDER BY id DESC LIMIT 1`
+	insertWave  = `INSERT INTO waves (name, scope, source, plan, seed, looks, started, ended, mark, method, summary, tally) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '', $8, '', '') RETURNING id`
+	markWave    = `UPDATE waves SET mark = $2 WHERE id = $1`
+	endWave     = `UPDATE waves SET ended = $2, looks = $3, method = $4, summary = $5, tally = $6 WHERE id = $1`
+	tallyWave   = `UPDATE waves SET tally = $2 WHERE id = $1`
+	dropWave    = `DELETE FROM waves WHERE id = $1`
+	dropSeen    = `DELETE FROM seen WHERE wave = $1`
+	dropLooks   = `DELETE FROM looks WHERE wave = $1`
+	dropSaid    = `DELETE FROM said WHERE id >= $1 AND id < $2`
+	dropHosts   = `DELETE FROM hosts WHERE NOT EXISTS (SELECT 1 FROM seen WHERE seen.host = hosts.id)`
+
+	hostOf     = `SELECT id FROM hosts WHERE address = $1 AND port = $2 AND name = $3 AND path = $4`
+	insertHost = `INSERT INTO hosts (address, port, name, path) VALUES ($1, $2, $3, $4) RETURNING id`
+	upsertSeen = `INSERT INTO seen (wave, host, pos, at, outcome, severity, findings, state, version, country, asn, provider)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+		ON CONFLICT (wave, host) DO UPDATE SET pos = excluded.pos, at = excluded.at, outcome = excluded.outcome,
+		severity = excluded.severity, findings = excluded.findings, state = excluded.state, version = excluded.version,
+		country = excluded.country, asn = excluded.asn, provider = excluded.provider`
+	upsertSaid = `INSERT INTO said (id, record, evidence) VALUES ($1, $2, $3)
+		ON CONFLICT (id) DO UPDATE SET record = excluded.record, evidence = excluded.evidence`
+	updateSaid = `UPDATE said SET record = $2 WHERE id = $1`
+
+	allRecords = `SELECT id, record FROM said WHERE id >= $1 AND id < $2 ORDER BY id`
+	allSaid    = `SELECT said.id, record, evidence, pos FROM said JOIN seen ON seen.wave = $3 AND seen.host = said.id - $1 WHERE said.id >= $1 AND said.id < $2 AND said.id > $4 ORDER BY said.id LIMIT $5`
+	lateSeen   = `SELECT pos, record FROM seen JOIN said ON said.id = $1 + host WHERE wave = $2 AND (pos >= $3 OR pos < 0)`
+
+	allFindings   = `SELECT bit, id FROM findings`
+	insertFinding = `INSERT INTO findings (bit, id) SELECT count(*), $1 FROM findings WHERE NOT EXISTS (SELECT 1 FROM findings WHERE id = $1) HAVING count(*) < 63`
+)
+
+// saidID is the key of what was said by a host in a wave; the hosts of a wave
+// are together.
+func saidID(wave, host int64) int64 { return wave<<40 | host }
+
+// outcomes are the outcomes by the number under which they are kept. The order
+// never changes; a new one goes to the end.
+var outcomes = []finding.Outcome{
+	finding.Open, finding.Guarded, finding.Lookalike, finding.Honeypot, finding.Broken,
+	finding.Other, finding.Silent, finding.Refused,
+}
+
+var severities = []finding.Severity{finding.None, finding.Low, finding.Medium, finding.High, finding.Critical}
+
+func scanInfo(row interface{ Scan(...any) error }) (i Info, mark string, err error) {
+	var seed, started, ended int64
+	var method, summary, tally string
+	err = row.Scan(&i.Number, &i.Name, &i.Scope, &i.Source, &i.Plan, &seed, &i.Looks, &started, &ended, &method, &summary, &tally, &mark)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return i, "", theirs{ErrNoWave}
+	case err != nil:
+		return i, "", err
+	}
+	i.Seed, i.Started, i.Ended = uint64(seed), atMilli(started), atMilli(ended)
+	for _, part := range []struct {
+		text string
+		to   any
+	}{{summary, &i.Summary}, {tally, &i.Tally}} {
+		if part.text == "" {
+			continue
+		}
+		if err := json.Unmarshal([]byte(part.text), part.to); err != nil {
+			return i, "", fmt.Errorf("wave %d: %w: %w", i.Number, ErrDamaged, err)
+		}
+	}
+	return i, mark, nil
+}
+
+func atMilli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms).UTC()
+}
+
+// Waves are the waves of a scope, of all scopes for "", the oldest first.
+func (s *Store) Waves(scope string) (list []Info, err error) {
+	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, allWaves, scope)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			i, _, err := scanInfo(rows)
+			if err != nil {
+				return err
+			}
+			list = append(list, i)
+		}
+		return rows.Err()
+	})
+	return list, err
+}
+
+// Wave is the wave with a number or a name, or ErrNoWave. "last" is the newest.
+func (s *Store) Wave(which string) (i Info, err error) {
+	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
+		row := tx.QueryRowContext(ctx, waveByName, which)
+		if n, notNumber := strconv.ParseInt(which, 10, 64); notNumber == nil {
+			row = tx.QueryRowContext(ctx, waveByID, n)
+		} else if which == "last" {
+			row = tx.QueryRowContext(ctx, selectWaves+` ORDER BY id DESC LIMIT 1`)
+		}
+		i, _, err = scanInfo(row)
+		return err
+	})
+	return i, err
+}
+
+// maxAge is how old a wave that did not come to its end may be to be taken up
+// again: older, its hosts would be of two times that say different things.
+const maxAge = 7 * 24 * time.Hour
+
+// Unfinished is the newest wave of a plan that did not come to its end and
+// began in the week before now, or ErrNoWave.
+func (s *Store) Unfinished(source, scope, plan string, now time.Time) (i Info, err error) {
+	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
+		i, _, err = scanInfo(tx.QueryRowContext(ctx, openWave, source, scope, plan, now.Add(-maxAge).UnixMilli()))
+		return err
+	})
+	return i, err
+}
+
+// Begin begins a wave. Its Number is the store's to give; what says how it
+// ended is left out.
+func (s *Store) Begin(i Info) (*Wave, error) {
+	err := s.write(func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), "").Scan(&i.Number)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.Continue(i)
+}
+
+// Continue takes up a wave that did not come to its end. Only one process at a
+// time can.
+func (s *Store) Continue(i Info) (*Wave, error) {
+	unlock, err := lockFile(filepath.Join(filepath.Dir(s.path), fmt.Sprintf(".wave-%d.lock", i.Number)))
+	if err != nil {
+		return nil, s.failed(fmt.Errorf("wave %d: %w", i.Number, err))
+	}
+	w := &Wave{Info: i, store: s, unlock: unlock}
+	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
+		_, mark, err := scanInfo(tx.QueryRowContext(ctx, waveByID, i.Number))
+		if err != nil {
+			return err
+		}
+		if mark != "" {
+			if err := json.Unmarshal([]byte(mark), &w.mark); err != nil {
+				return fmt.Errorf("wave %d: %w: %w", i.Number, ErrDamaged, err)
+			}
+			w.partial = true
+		}
+		w.bits, err = bitsOf(ctx, tx)
+		return err
+	})
+	if err != nil {
+		return nil, errors.Join(err, unlock())
+	}
+	return w, nil
+}
+
+// bitsOf are the bits that stand for findings.
+func bitsOf(ctx context.Context, tx *sql.Tx) (map[string]int, error) {
+	rows, err := tx.QueryContext(ctx, allFindings)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	bits := make(map[string]int)
+	for rows.Next() {
+		var bit int
+		var id string
+		if err := rows.Scan(&bit, &id); err != nil {
+			return nil, err
+		}
+		bits[id] = bit
+	}
+	return bits, rows.Err()
+}
+
+// Records yields the records of a wave, in the order in which their hosts were
+// first seen in any wave.
+func (s *Store) Records(number int64) iter.Seq2[wave.Record, error] {
+	return func(yield func(wave.Record, error) bool) {
+		// No deadline: whoever reads them says how long that takes.
+		rows, err := s.db.QueryContext(context.Background(), allRecords, saidID(number, 0), saidID(number+1, 0))
+		if err != nil {
+			yield(wave.Record{}, s.failed(err))
+			return
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var id int64
+			var packed sql.RawBytes
+			var r wave.Record
+			if err := rows.Scan(&id, &packed); err != nil {
+				yield(r, s.failed(err))
+				return
+			}
+			if err := unpack(packed, &r); err != nil {
+				err = s.failed(fmt.Errorf("wave %d, host %d: %w", number, id&(1<<40-1), err))
+				if !yield(r, err) {
+					return
+				}
+				continue
+			}
+			if !yield(r, nil) {
+				return
+			}
+		}
+		if err := rows.Err(); err != nil {
+			yield(wave.Record{}, s.failed(err))
+		}
+	}
+}
+
+// Forget deletes all that is kept of one address, in every wave, and returns how
+// many observations that were (GDPR, Article 17). The statistics of waves that
+// ended are sums and stay.
+func (s *Store) Forget(addr netip.Addr) (n int, err error) {
+	addr = addr.Unmap()
+	err = s.write(func(ctx context.Context, tx *sql.Tx) error {
+		rows, err := tx.QueryContext(ctx, `SELECT wave, host FROM seen WHERE host IN (SELECT id FROM hosts WHERE address = $1)`, addr.AsSlice())
+		if err != nil {
+			return err
+		}
+		var seen [][2]int64
+		for rows.Next() {
+			var w, h int64
+			if err := rows.Scan(&w, &h); err != nil {
+				return errors.Join(err, rows.Close())
+			}
+			seen = append(seen, [2]int64{w, h})
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return err
+		}
+		n = len(seen)
+		for _, wh := range seen {
+			for _, q := range []string{`DELETE FROM seen WHERE wave = $1 AND host = $2`, `DELETE FROM looks WHERE wave = $1 AND host = $2`} {
+				if _, err := tx.ExecContext(ctx, q, wh[0], wh[1]); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.ExecContext(ctx, `DELETE FROM said WHERE id = $1`, saidID(wh[0], wh[1])); err != nil {
+				return err
+			}
+		}
+		for _, q := range []string{`DELETE FROM hosts WHERE address = $1`, `DELETE FROM notes WHERE address = $1`} {
+			if _, err := tx.ExecContext(ctx, q, addr.AsSlice()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, s.shred()
+}
+
+// shred has what was deleted leave the files too: SQLite leaves deleted bytes in
+// the log until it is written over.
+func (s *Store) shred() error {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	var busy, log, moved int
+	if err := s.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &moved); err != nil {
+		return s.failed(err)
+	}
+	if busy != 0 {
+		return s.failed(errors.New("deleted, but a process that reads the store keeps old pages in its log; end it, then repeat"))
+	}
+	return nil
+}
+
+// Drop deletes a wave with all its observations.
+func (s *Store) Drop(number int64) error {
+	return s.write(func(ctx context.Context, tx *sql.Tx) error {
+		var name string
+		if err := tx.QueryRowContext(ctx, `SELECT name FROM waves WHERE id = $1`, number).Scan(&name); errors.Is(err, sql.ErrNoRows) {
+			return theirs{ErrNoWave}
+		} else if err != nil {
+			return err
+		}
+		for _, q := range []struct {
+			text string
+			args []any
+		}{
+			{dropSaid, []any{saidID(number, 0), saidID(number+1, 0)}},
+			{dropSeen, []any{number}},
+			{dropLooks, []any{number}},
+			{dropWave, []any{number}},
+			{dropHosts, nil},
+		} {
+			if _, err := tx.ExecContext(ctx, q.text, q.args...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Rejudge judges what a wave heard by other rules, and returns how many records
+// changed. The owners stay as they were found.
+func (s *Store) Rejudge(number int64, judge func(*evidence.Host) finding.Verdict) (changed int, err error) {
+	i, err := s.Wave(strconv.FormatInt(number, 10))
+	if err != nil {
+		return 0, err
+	}
+	w, err := s.Continue(i)
+	if err != nil {
+		return 0, err
+	}
+	defer w.Close()
+	tally := wave.Tally{}
+	first, end := saidID(number, 0), saidID(number+1, 0)
+	for after := first; ; {
+		var list []wave.Observation
+		last := after
+		err := s.read(func(ctx context.Context, tx *sql.Tx) error {
+			rows, err := tx.QueryContext(ctx, allSaid, first, end, number, after, 1000)
+			if err != nil {
+				return err
+			}
+			defer rows.Close()
+			for rows.Next() {
+				var packed, said sql.RawBytes
+				var pos int64
+				var o wave.Observation
+				if err := rows.Scan(&last, &packed, &said, &pos); err != nil {
+					return err
+				}
+				if err := errors.Join(unpack(packed, &o.Record), unpack(said, &o.Host)); err != nil {
+					return fmt.Errorf("wave %d, host %d: %w", number, last&(1<<40-1), err)
+				}
+				o.Pos = uint64(pos)
+				list = append(list, o)
+			}
+			return rows.Err()
+		})
+		if err != nil {
+			return changed, err
+		}
+		if len(list) == 0 {
+			break
+		}
+		after = last
+		var differ []wave.Observation
+		for k := range list {
+			r := &list[k].Record
+			before, verdict := wave.StateOf(r), judge(&list[k].Host)
+			r.Verdict = verdict
+			now := wave.StateOf(r)
+			if now.Digest() != before.Digest() {
+				changed++
+			}
+			differ = append(differ, list[k])
+			tally.Add(r)
+		}
+		if err := w.Keep(differ); err != nil {
+			return changed, err
+		}
+	}
+	text, err := json.Marshal(&tally)
+	if err != nil {
+		return changed, err
+	}
+	return changed, s.write(func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, tallyWave, number, string(text))
+		return err
+	})
+}
+
+// bounds keeps a number in what SQL's BIGINT holds.
+func bounds(n uint64) int64 { return int64(min(n, math.MaxInt64)) }
+
+func indexOf[T comparable](list []T, v T) int { return max(slices.Index(list, v), 0) }
