@@ -427,7 +427,7 @@ func TestDamagedSaid(t *testing.T) {
 	if err := errors.Join(w.Keep(observations(0, 10)), w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	exec1(t, path, "UPDATE said SET record = x'28b52ffd0001' WHERE id = (SELECT min(id) + 4 FROM said)")
+	exec1(t, path, "UPDATE said SET record = x'0100000000ff0000' WHERE id = (SELECT min(id) + 4 FROM said)")
 	n, wrong := 0, 0
 	for _, err := range s.Records(1) {
 		if err != nil {
