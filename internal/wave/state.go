@@ -40,6 +40,11 @@ type Pair struct {
 	// Earlier are the outcomes of the place in the waves of the scope that went
 	// before Before, the latest first; a wave that did not see it has "".
 	Earlier []finding.Outcome
+	// Last is the place as it was last seen in those waves, where Before did not
+	// see it; nil when none did. Gap is in how many looks in a row, up to Before's
+	// wave, it did not answer; 0 counts one for each wave that did not see it.
+	Last *State
+	Gap  int
 	// Unseen is in how many looks in a row, up to the later wave, the place did
 	// not answer; 0 when After saw it.
 	Unseen int
