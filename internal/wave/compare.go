@@ -84,7 +84,7 @@ type CompareOptions struct {
 
 	// Each, when set, is told of every difference, however many there are: first
 	// of those that are settled at once, in the order of the pairs, then of the
-	// moved, the vanished and the new, in order of place.
+	// moved, the vanished and the new, each in order of place.
 	Each func(Difference) error
 }
 
@@ -166,7 +166,7 @@ func (c *comparer) pair(p *Pair) error {
 				c.Carried++
 			default:
 				d.Event = Appeared
-				c.moves.new = append(c.moves.new, d)
+				c.moves.new = append(c.moves.new, loose{d.Event, d.Before, d.After})
 				return nil
 			}
 		}
@@ -187,7 +187,7 @@ func (c *comparer) pair(p *Pair) error {
 	if before != nil && to != finding.Open {
 		c.moves.saw(before)
 		if d.Event == Gone || d.Event == NotSeen {
-			c.moves.vanished = append(c.moves.vanished, d)
+			c.moves.vanished = append(c.moves.vanished, loose{d.Event, d.Before, d.After})
 			return nil
 		}
 	}
@@ -197,12 +197,15 @@ func (c *comparer) pair(p *Pair) error {
 // settle finds out which of those that vanished are those that are new.
 func (c *comparer) settle() error {
 	moved, rest := c.moves.match()
-	for _, list := range [][]Difference{moved, rest} {
-		slices.SortFunc(list, byPlace)
-		for _, d := range list {
-			if err := c.add(d); err != nil {
-				return err
-			}
+	slices.SortFunc(moved, byPlace)
+	for _, d := range moved {
+		if err := c.add(d); err != nil {
+			return err
+		}
+	}
+	for _, l := range rest {
+		if err := c.add(l.difference()); err != nil {
+			return err
 		}
 	}
 	return nil

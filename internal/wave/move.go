@@ -20,8 +20,8 @@ import (
 // that either server belongs with another, or with none.
 type matcher struct {
 	least    float64 // how sure a pair has to be
-	vanished []Difference
-	new      []Difference
+	vanished []loose
+	new      []loose
 
 	seed         maphash.Seed // hosts choose what is hashed
 	servers      uint64
@@ -29,6 +29,23 @@ type matcher struct {
 	sets         map[uint64]uint32 // servers with just this set of models
 	certificates map[uint64]uint32
 	ports        map[uint16]uint32
+}
+
+// loose is a server without a counterpart in the other wave. What is there now
+// where it was, or was there before it came, is no open server.
+type loose struct {
+	event         Event // when it gets none
+	before, after *State
+}
+
+func (l loose) difference() Difference {
+	d := Difference{Event: l.event, Before: l.before, After: l.after}
+	if l.event == Appeared {
+		d.Place = l.after.Place
+	} else {
+		d.Place = l.before.Place
+	}
+	return d
 }
 
 const (
@@ -128,9 +145,9 @@ type match struct {
 
 // match returns the moved, and what is left of the vanished and the new. One
 // vanished server goes with one new server at most, the surest pairs first.
-func (m *matcher) match() (moved, rest []Difference) {
-	slices.SortFunc(m.vanished, byPlace)
-	slices.SortFunc(m.new, byPlace)
+func (m *matcher) match() (moved []Difference, rest []loose) {
+	slices.SortFunc(m.vanished, func(a, b loose) int { return a.before.Place.Compare(b.before.Place) })
+	slices.SortFunc(m.new, func(a, b loose) int { return a.after.Place.Compare(b.after.Place) })
 	pairs := m.weigh()
 	slices.SortFunc(pairs, func(a, b match) int {
 		return cmp.Or(cmp.Compare(b.sure, a.sure), cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to))
@@ -144,20 +161,20 @@ func (m *matcher) match() (moved, rest []Difference) {
 			continue
 		}
 		gone[p.from], come[p.to] = true, true
-		v, n := &m.vanished[p.from], &m.new[p.to]
+		v, n := m.vanished[p.from].before, m.new[p.to].after
 		moved = append(moved, Difference{
-			Event: Moved, Place: v.Place, To: &n.After.Place, Before: v.Before, After: n.After,
-			Sure: p.sure, Basis: m.basis(v.Before, n.After),
+			Event: Moved, Place: v.Place, To: &n.Place, Before: v, After: n,
+			Sure: p.sure, Basis: m.basis(v, n),
 		})
 	}
-	for i, d := range m.vanished {
+	for i, l := range m.vanished {
 		if !gone[i] {
-			rest = append(rest, d)
+			rest = append(rest, l)
 		}
 	}
-	for i, d := range m.new {
+	for i, l := range m.new {
 		if !come[i] {
-			rest = append(rest, d)
+			rest = append(rest, l)
 		}
 	}
 	return moved, rest
@@ -173,10 +190,10 @@ func (g *group) large() bool { return len(g.from)*len(g.to) > maxGroup }
 func (m *matcher) weigh() []match {
 	sets, certificates := make(map[uint64]*group), make(map[uint64]*group)
 	for i := range m.vanished {
-		m.enter(sets, certificates, m.vanished[i].Before, func(g *group) { g.from = append(g.from, i) })
+		m.enter(sets, certificates, m.vanished[i].before, func(g *group) { g.from = append(g.from, i) })
 	}
 	for i := range m.new {
-		m.enter(sets, certificates, m.new[i].After, func(g *group) { g.to = append(g.to, i) })
+		m.enter(sets, certificates, m.new[i].after, func(g *group) { g.to = append(g.to, i) })
 	}
 
 	var pairs []match
@@ -187,7 +204,7 @@ func (m *matcher) weigh() []match {
 				continue
 			}
 			if g.large() {
-				odds := m.prior() / chance(m.vanished[g.from[0]].Before)
+				odds := m.prior() / chance(m.vanished[g.from[0]].before)
 				for _, i := range g.from {
 					rivalsFrom[i] += odds * float64(len(g.to))
 				}
@@ -198,7 +215,7 @@ func (m *matcher) weigh() []match {
 			}
 			for _, from := range g.from {
 				for _, to := range g.to {
-					v, n := m.vanished[from].Before, m.new[to].After
+					v, n := m.vanished[from].before, m.new[to].after
 					if skip(v, n) {
 						continue
 					}
