@@ -116,7 +116,7 @@ func run(hosts uint64, dir string) error {
 
 func keep(s *store.Store, number int, hosts uint64) error {
 	now := time.Now().UTC()
-	w, err := s.Begin(store.Info{Name: "bench-" + strconv.Itoa(number), Scope: "bench", Source: "scan", Started: now})
+	w, err := s.Begin(wave.Info{Name: "bench-" + strconv.Itoa(number), Scope: "bench", Source: "scan", Started: now})
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ import (
 
 // Wave is a wave that is being kept. It is a wave.Keeper.
 type Wave struct {
-	Info Info
+	Info wave.Info
 
 	store  *Store
 	unlock func() error
@@ -219,8 +219,8 @@ func (w *Wave) End(sum wave.Summary) error {
 		}
 	}
 	w.Info.Ended, w.Info.Summary, w.Info.Tally = sum.Ended.UTC().Truncate(time.Millisecond), &sum, &w.tally
-	var texts [2]string
-	for i, v := range []any{&sum, &w.tally} {
+	var texts [3]string
+	for i, v := range []any{&w.Info.Method, &sum, &w.tally} {
 		text, err := json.Marshal(v, json.Deterministic(true))
 		if err != nil {
 			return err
@@ -228,7 +228,7 @@ func (w *Wave) End(sum wave.Summary) error {
 		texts[i] = string(text)
 	}
 	return w.store.write(func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, endWave, w.Info.Number, sum.Ended.UnixMilli(), max(w.Info.Looks, 1), "", texts[0], texts[1])
+		_, err := tx.ExecContext(ctx, endWave, w.Info.Number, sum.Ended.UnixMilli(), max(w.Info.Looks, 1), texts[0], texts[1], texts[2])
 		return err
 	})
 }

@@ -14,7 +14,7 @@ import (
 // keepWave keeps a whole wave of the scope "acme".
 func keepWave(t *testing.T, s *store.Store, name string, looks int, list []wave.Observation) int64 {
 	t.Helper()
-	w, err := s.Begin(store.Info{Name: name, Scope: "acme", Source: "scan", Looks: looks, Started: observed})
+	w, err := s.Begin(wave.Info{Name: name, Scope: "acme", Source: "scan", Looks: looks, Started: observed})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,22 +23,6 @@ import (
 // ErrNoWave says that there is no such wave.
 var ErrNoWave = errors.New("no such wave")
 
-// Info is what is kept of a wave as a whole.
-type Info struct {
-	Number  int64     `json:"number"`
-	Name    string    `json:"wave"` // the id that its records carry
-	Scope   string    `json:"scope"`
-	Source  string    `json:"source"` // "scan", or what was imported
-	Plan    string    `json:"-"`      // which places in which order
-	Seed    uint64    `json:"seed"`
-	Looks   int       `json:"looks"` // at each open server, from 1
-	Started time.Time `json:"started"`
-	Ended   time.Time `json:"ended,omitzero"` // zero: it did not come to its end yet
-
-	Summary *wave.Summary `json:"summary"` // nil until it ended
-	Tally   *wave.Tally   `json:"tally"`   // nil until it ended
-}
-
 // All that is asked of the database about waves. Positions and seeds are kept
 // as signed numbers with the same bits.
 const (
@@ -89,7 +73,7 @@ var outcomes = []finding.Outcome{
 
 var severities = []finding.Severity{finding.None, finding.Low, finding.Medium, finding.High, finding.Critical}
 
-func scanInfo(row interface{ Scan(...any) error }) (i Info, mark string, err error) {
+func scanInfo(row interface{ Scan(...any) error }) (i wave.Info, mark string, err error) {
 	var seed, started, ended int64
 	var method, summary, tally string
 	err = row.Scan(&i.Number, &i.Name, &i.Scope, &i.Source, &i.Plan, &seed, &i.Looks, &started, &ended, &method, &summary, &tally, &mark)
@@ -103,7 +87,7 @@ func scanInfo(row interface{ Scan(...any) error }) (i Info, mark string, err err
 	for _, part := range []struct {
 		text string
 		to   any
-	}{{summary, &i.Summary}, {tally, &i.Tally}} {
+	}{{method, &i.Method}, {summary, &i.Summary}, {tally, &i.Tally}} {
 		if part.text == "" {
 			continue
 		}
@@ -122,7 +106,7 @@ func atMilli(ms int64) time.Time {
 }
 
 // Waves are the waves of a scope, of all scopes for "", the oldest first.
-func (s *Store) Waves(scope string) (list []Info, err error) {
+func (s *Store) Waves(scope string) (list []wave.Info, err error) {
 	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
 		rows, err := tx.QueryContext(ctx, allWaves, scope)
 		if err != nil {
@@ -142,7 +126,7 @@ func (s *Store) Waves(scope string) (list []Info, err error) {
 }
 
 // Wave is the wave with a number or a name, or ErrNoWave. "last" is the newest.
-func (s *Store) Wave(which string) (i Info, err error) {
+func (s *Store) Wave(which string) (i wave.Info, err error) {
 	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
 		row := tx.QueryRowContext(ctx, waveByName, which)
 		if n, notNumber := strconv.ParseInt(which, 10, 64); notNumber == nil {
@@ -162,7 +146,7 @@ const maxAge = 7 * 24 * time.Hour
 
 // Unfinished is the newest wave of a plan that did not come to its end and
 // began in the week before now, or ErrNoWave.
-func (s *Store) Unfinished(source, scope, plan string, now time.Time) (i Info, err error) {
+func (s *Store) Unfinished(source, scope, plan string, now time.Time) (i wave.Info, err error) {
 	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
 		i, _, err = scanInfo(tx.QueryRowContext(ctx, openWave, source, scope, plan, now.Add(-maxAge).UnixMilli()))
 		return err
@@ -172,9 +156,13 @@ func (s *Store) Unfinished(source, scope, plan string, now time.Time) (i Info, e
 
 // Begin begins a wave. Its Number is the store's to give; what says how it
 // ended is left out.
-func (s *Store) Begin(i Info) (*Wave, error) {
-	err := s.write(func(ctx context.Context, tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), "").Scan(&i.Number)
+func (s *Store) Begin(i wave.Info) (*Wave, error) {
+	method, err := json.Marshal(i.Method)
+	if err != nil {
+		return nil, err
+	}
+	err = s.write(func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), string(method)).Scan(&i.Number)
 	})
 	if err != nil {
 		return nil, err
@@ -184,7 +172,7 @@ func (s *Store) Begin(i Info) (*Wave, error) {
 
 // Continue takes up a wave that did not come to its end. Only one process at a
 // time can.
-func (s *Store) Continue(i Info) (*Wave, error) {
+func (s *Store) Continue(i wave.Info) (*Wave, error) {
 	unlock, err := lockFile(filepath.Join(filepath.Dir(s.path), fmt.Sprintf(".wave-%d.lock", i.Number)))
 	if err != nil {
 		return nil, s.failed(fmt.Errorf("wave %d: %w", i.Number, err))

@@ -71,7 +71,7 @@ func observations(from, to uint64) (list []wave.Observation) {
 
 func begin(t *testing.T, s *store.Store, name string) *store.Wave {
 	t.Helper()
-	w, err := s.Begin(store.Info{Name: name, Scope: "acme", Source: "scan", Plan: "p", Seed: 1<<63 + 5, Started: observed})
+	w, err := s.Begin(wave.Info{Name: name, Scope: "acme", Source: "scan", Plan: "p", Seed: 1<<63 + 5, Started: observed})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -241,10 +241,10 @@ func TestResume(t *testing.T) {
 			t.Errorf("%d: %+v", pos, c)
 		}
 	}
-	for what, ask := range map[string]func() (store.Info, error){
-		"another plan":  func() (store.Info, error) { return s.Unfinished("scan", "acme", "q", observed) },
-		"another scope": func() (store.Info, error) { return s.Unfinished("scan", "", "p", observed) },
-		"too old":       func() (store.Info, error) { return s.Unfinished("scan", "acme", "p", observed.AddDate(0, 0, 8)) },
+	for what, ask := range map[string]func() (wave.Info, error){
+		"another plan":  func() (wave.Info, error) { return s.Unfinished("scan", "acme", "q", observed) },
+		"another scope": func() (wave.Info, error) { return s.Unfinished("scan", "", "p", observed) },
+		"too old":       func() (wave.Info, error) { return s.Unfinished("scan", "acme", "p", observed.AddDate(0, 0, 8)) },
 	} {
 		if i, err := ask(); !errors.Is(err, store.ErrNoWave) {
 			t.Errorf("%s: %+v, %v", what, i, err)

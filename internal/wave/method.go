@@ -24,8 +24,8 @@ type Method struct {
 	Sample  float64 `json:"sample"`  // part of the places drawn at random; 0 is all
 	Seed    uint64  `json:"seed"`    // of the drawing
 
-	Looks int           `json:"looks"` // at each place; 0 is one
-	Every time.Duration `json:"every"` // from one look to the next
+	Looks int     `json:"looks"`         // at each place; 0 is one
+	Every float64 `json:"every_seconds"` // from one look to the next
 
 	// Excluded is what answered and is not counted, by outcome.
 	Excluded map[finding.Outcome]uint64 `json:"excluded"`
@@ -78,7 +78,7 @@ func (m Method) Lines() []string {
 	}
 	switch {
 	case m.Looks > 1:
-		add("Looks: %d at each place, %v apart; a server counts when one of them saw it.", m.Looks, m.Every)
+		add("Looks: %d at each place, %v apart; a server counts when one of them saw it.", m.Looks, time.Duration(m.Every*float64(time.Second)))
 	case m.Source == "":
 		add("Looks: one at each place; a server that was down at that moment is not counted.")
 	}

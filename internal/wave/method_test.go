@@ -20,7 +20,7 @@ func TestMethod(t *testing.T) {
 	}}
 	m := wave.MethodOf(sum, tally)
 	m.Ports, m.Sample = []uint16{11434, 443}, 0.01
-	m.Looks, m.Every = 3, 10*time.Minute
+	m.Looks, m.Every = 3, 600
 	m.Owners = []string{"geo-whois-asn-country 2026-11-01 (CC0)"}
 	want := `Window: 2026-11-24 21:00 to 23:00 UTC. A count is of servers that were up then, not of all that ever were.
 Scope: acme; 200,000 places, 1,999 visited, 1 excluded and not touched.
