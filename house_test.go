@@ -32,7 +32,7 @@ var house = map[string]struct {
 	"finding":  {looking, "evidence ollama"},
 	"owner":    {looking, "evidence"},
 	"dataset":  {looking, "evidence ollama"}, // others' exports, as evidence
-	"wave":     {looking, "scope target sweep probe evidence finding owner ollama"}, // classes of what models state
+	"wave":     {looking, "ollama scope target sweep probe evidence finding owner ollama"}, // classes of what models state
 
 	"key":      {locking, "ollama"}, // terms name powers
 	"policy":   {locking, "key ollama"},
@@ -44,7 +44,7 @@ var house = map[string]struct {
 	"harden": {shared, "ollama"},
 
 	// These join the wings, which know nothing of them.
-	"store":   {joint, "wave key ledger ollama evidence finding owner"}, // terms name powers; what a record is made of
+	"store":   {joint, "wave key ledger ollama evidence finding owner target"}, // terms name powers; what a record is made of
 	"fleet":   {joint, "wave limit store"},
 	"report":  {joint, "wave ledger finding evidence owner"},
 	"console": {joint, "wave ledger report"},

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
-	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -25,6 +24,8 @@ type Wave struct {
 	unlock func() error
 	mark   wave.Mark
 	bits   map[string]int // findings that have a bit already
+
+	looks []lookRow // not written yet
 
 	// tally counts what Keep was given; partial says that an earlier run was
 	// given some too, so that End counts anew.
@@ -207,7 +208,8 @@ func (w *Wave) Mark(m wave.Mark) error {
 // Records yields what was kept.
 func (w *Wave) Records() iter.Seq2[wave.Record, error] { return w.store.Records(w.Info.Number) }
 
-// End says that the wave came to its end, and keeps its statistics with it.
+// End says that the wave came to its end, and keeps its statistics with it. What
+// Info.Method says of ports, sample, looks and sources is kept with the rest.
 func (w *Wave) End(sum wave.Summary) error {
 	if w.partial {
 		w.tally = wave.Tally{}
@@ -218,17 +220,36 @@ func (w *Wave) End(sum wave.Summary) error {
 			w.tally.Add(&r)
 		}
 	}
-	w.Info.Ended, w.Info.Summary, w.Info.Tally = sum.Ended.UTC().Truncate(time.Millisecond), &sum, &w.tally
+	i := &w.Info
+	i.Looks = max(i.Looks, 1)
+	i.Ended, i.Summary, i.Tally = sum.Ended.UTC(), &sum, &w.tally
+	said := i.Method
+	i.Method = wave.MethodOf(&sum, &w.tally)
+	i.Method.Source, i.Method.Ports, i.Method.Sample, i.Method.Owners = said.Source, said.Ports, said.Sample, said.Owners
+	i.Method.Looks, i.Method.Every = i.Looks, said.Every
+	watched := ""
+	if i.Looks > 1 {
+		seen, err := w.watched()
+		if err != nil {
+			return err
+		}
+		i.Watched = &seen
+		text, err := json.Marshal(&seen, json.Deterministic(true))
+		if err != nil {
+			return err
+		}
+		watched = string(text)
+	}
 	var texts [3]string
-	for i, v := range []any{&w.Info.Method, &sum, &w.tally} {
+	for k, v := range []any{&i.Method, &sum, &w.tally} {
 		text, err := json.Marshal(v, json.Deterministic(true))
 		if err != nil {
 			return err
 		}
-		texts[i] = string(text)
+		texts[k] = string(text)
 	}
 	return w.store.write(func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, endWave, w.Info.Number, sum.Ended.UnixMilli(), max(w.Info.Looks, 1), texts[0], texts[1], texts[2])
+		_, err := tx.ExecContext(ctx, endWave, i.Number, i.Ended.UnixMilli(), i.Looks, texts[0], texts[1], texts[2], watched)
 		return err
 	})
 }
@@ -240,5 +261,5 @@ func (w *Wave) Close() error {
 	}
 	unlock := w.unlock
 	w.unlock = nil
-	return unlock()
+	return errors.Join(w.flushLooks(), unlock())
 }

@@ -26,14 +26,14 @@ var ErrNoWave = errors.New("no such wave")
 // All that is asked of the database about waves. Positions and seeds are kept
 // as signed numbers with the same bits.
 const (
-	selectWaves = `SELECT id, name, scope, source, plan, seed, looks, started, ended, method, summary, tally, mark FROM waves`
+	selectWaves = `SELECT id, name, scope, source, plan, seed, looks, started, ended, method, summary, tally, watched, mark FROM waves`
 	waveByID    = selectWaves + ` WHERE id = $1`
 	waveByName  = selectWaves + ` WHERE name = $1`
 	allWaves    = selectWaves + ` WHERE scope = $1 OR $1 = '' ORDER BY id`
 	openWave    = selectWaves + ` WHERE ended = 0 AND source = $1 AND scope = $2 AND plan = $3 AND started >= $4 ORDER BY id DESC LIMIT 1`
-	insertWave  = `INSERT INTO waves (name, scope, source, plan, seed, looks, started, ended, mark, method, summary, tally) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '', $8, '', '') RETURNING id`
+	insertWave  = `INSERT INTO waves (name, scope, source, plan, seed, looks, started, ended, mark, method, summary, tally, watched) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '', $8, '', '', '') RETURNING id`
 	markWave    = `UPDATE waves SET mark = $2 WHERE id = $1`
-	endWave     = `UPDATE waves SET ended = $2, looks = $3, method = $4, summary = $5, tally = $6 WHERE id = $1`
+	endWave     = `UPDATE waves SET ended = $2, looks = $3, method = $4, summary = $5, tally = $6, watched = $7 WHERE id = $1`
 	tallyWave   = `UPDATE waves SET tally = $2 WHERE id = $1`
 	dropWave    = `DELETE FROM waves WHERE id = $1`
 	dropSeen    = `DELETE FROM seen WHERE wave = $1`
@@ -75,8 +75,8 @@ var severities = []finding.Severity{finding.None, finding.Low, finding.Medium, f
 
 func scanInfo(row interface{ Scan(...any) error }) (i wave.Info, mark string, err error) {
 	var seed, started, ended int64
-	var method, summary, tally string
-	err = row.Scan(&i.Number, &i.Name, &i.Scope, &i.Source, &i.Plan, &seed, &i.Looks, &started, &ended, &method, &summary, &tally, &mark)
+	var method, summary, tally, watched string
+	err = row.Scan(&i.Number, &i.Name, &i.Scope, &i.Source, &i.Plan, &seed, &i.Looks, &started, &ended, &method, &summary, &tally, &watched, &mark)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return i, "", theirs{ErrNoWave}
@@ -87,7 +87,7 @@ func scanInfo(row interface{ Scan(...any) error }) (i wave.Info, mark string, er
 	for _, part := range []struct {
 		text string
 		to   any
-	}{{method, &i.Method}, {summary, &i.Summary}, {tally, &i.Tally}} {
+	}{{method, &i.Method}, {summary, &i.Summary}, {tally, &i.Tally}, {watched, &i.Watched}} {
 		if part.text == "" {
 			continue
 		}

@@ -17,4 +17,5 @@ type Info struct {
 	Method  Method   `json:"method"`
 	Summary *Summary `json:"summary"` // nil until it ended
 	Tally   *Tally   `json:"tally"`   // nil until it ended
+	Watched *Watched `json:"watched"` // nil with one look
 }

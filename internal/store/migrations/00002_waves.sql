@@ -12,7 +12,8 @@ CREATE TABLE waves (
     mark     TEXT NOT NULL,          -- JSON: how far it got
     method   TEXT NOT NULL,          -- JSON
     summary  TEXT NOT NULL,          -- JSON, '' until it ended
-    tally    TEXT NOT NULL           -- JSON, '' until it ended
+    tally    TEXT NOT NULL,          -- JSON, '' until it ended
+    watched  TEXT NOT NULL           -- JSON, '' with one look
 );
 CREATE INDEX waves_scope ON waves (scope, id);
 
