@@ -29,6 +29,7 @@ import (
 	"gatehouse/internal/probe"
 	"gatehouse/internal/report"
 	"gatehouse/internal/scope"
+	"gatehouse/internal/store"
 	"gatehouse/internal/sweep"
 	"gatehouse/internal/target"
 	"gatehouse/internal/wave"
@@ -49,6 +50,8 @@ type scanCmd struct {
 
 	Looks   `embed:"" group:"How to look:"`
 	Outputs `embed:"" group:"What to write:"`
+
+	Saving `embed:"" group:"What to keep:"`
 
 	State string `help:"Keep what was found in this file: the same command goes on after a stop, even kill -9, with no host lost and none twice." placeholder:"FILE" group:"What to write:"`
 }
@@ -122,6 +125,10 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 			c.Seed = h.Seed
 		}
 	}
+	seeded := c.Seed != 0
+	if err := c.Saving.check(c.State); err != nil {
+		return err
+	}
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()>>11 | 1 // below 2^53, for readers that take numbers for floats
 	}
@@ -130,7 +137,8 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 
 	checker := sc.Checker()
 	opt := target.Options{Scope: checker, Ports: c.Ports}
-	j := job{wave: &w, looks: c.Looks, outputs: c.Outputs, streams: s, state: c.State, checker: checker}
+	j := job{wave: &w, looks: c.Looks, outputs: c.Outputs, saving: c.Saving, streams: s, state: c.State, checker: checker}
+	j.method = wave.Method{Ports: c.Ports, Sample: float64(c.Sample)}
 	if slices.Contains(c.Target, "-") {
 		if len(c.Target) > 1 || len(c.Targets) > 0 {
 			return usage(errors.New("- stands alone: targets come from standard input or from the command line"), "leave out the other targets")
@@ -141,6 +149,9 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 			return usage(err, "see gatehouse scan --help")
 		}
 		w.Source = stream
+		if c.Save {
+			j.once = true // what is read from there is not there a second time
+		}
 		j.plan = "stdin " + fmt.Sprint(c.Ports, c.Seed, c.Shard, c.Sample)
 		j.before = func() error {
 			if bad.first == nil || w.Visited.Load() > 0 {
@@ -166,6 +177,14 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	for _, err := range set.Unresolved {
 		fmt.Fprintf(s.err, "gatehouse: %s\n", report.Clean(err.Error()))
 	}
+	if c.Save && !seeded {
+		// The order of the wave that is taken up again.
+		if seed, ok, err := c.Saving.unfinished(w.Scope, set.Digest(), order); err != nil {
+			return err
+		} else if ok {
+			w.Seed, order.Seed = seed, seed
+		}
+	}
 	walk, err := set.Walk(order)
 	if err != nil {
 		return usage(err, "see gatehouse scan --help")
@@ -180,7 +199,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	default:
 		return usage(fmt.Errorf("no target in %s", strings.Join(c.Targets, ", ")), "--targets takes a file with one target a line")
 	}
-	j.plan = fmt.Sprint(set.Digest(), " ", order)
+	j.plan = planOf(set.Digest(), order)
 	return j.run(ctx)
 }
 
@@ -316,8 +335,14 @@ type job struct {
 	checker *scope.Checker
 	plan    string // says which places in which order
 	state   string
+	saving  Saving
+	method  wave.Method  // as far as the caller knows it
+	once    bool         // the places are there only once, so that the wave cannot be taken up again
 	before  func() error // says, before anything is written, that there was nothing to look at
 	after   func() error // says what else went wrong
+
+	kept  *store.Wave // what openStore opened
+	begun time.Time   // the looks
 
 	// finish writes what was found; nil writes it as outputs says.
 	finish func(wave.Summary, report.Hosts) error
@@ -350,12 +375,11 @@ func (j *job) run(ctx context.Context) error {
 			return usage(fmt.Errorf("--out %s: %w", j.outputs.Out, err), "--out takes a file that can be written")
 		}
 	}
-	if err := j.openKeeper(); err != nil {
+	closeKeeper, err := j.openKeeper()
+	if err != nil {
 		return err
 	}
-	if w.Keeper != nil {
-		defer w.Keeper.Close()
-	}
+	defer closeKeeper()
 
 	meter := j.meter()
 	lines, closeLines, err := j.lines(meter)
@@ -400,6 +424,9 @@ func (j *job) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := j.save(hard, stop, sum, prober); err != nil {
+		return err
+	}
 	if err := j.write(sum); err != nil {
 		return err
 	}
@@ -411,7 +438,7 @@ func (j *job) run(ctx context.Context) error {
 	}
 	select {
 	case <-stop:
-		if j.state != "" {
+		if j.goesOn() != "" {
 			fmt.Fprintln(j.streams.err, "gatehouse: stopped"+j.goesOn())
 		}
 		return codeError(exitStopped)
@@ -425,7 +452,10 @@ func (j *job) run(ctx context.Context) error {
 
 // goesOn says how a wave that was stopped is taken up again.
 func (j *job) goesOn() string {
-	if j.state == "" {
+	switch {
+	case j.kept != nil:
+		return fmt.Sprintf("; what was found is kept as wave %d, the same command goes on from there", j.kept.Info.Number)
+	case j.state == "":
 		return ""
 	}
 	return "; what was found is in " + report.Clean(j.state) + ", the same command goes on from there"
@@ -439,31 +469,36 @@ func (j *job) after0() error {
 }
 
 // openKeeper opens what the wave is kept in: the store, the state file, or a
-// temporary one where the output can only be written at the end.
-func (j *job) openKeeper() (err error) {
+// temporary one where the output can only be written at the end. What it returns
+// may be called again.
+func (j *job) openKeeper() (end func() error, err error) {
 	w := j.wave
 	h := wave.Header{Wave: w.ID, Plan: j.plan, Seed: w.Seed, Started: time.Now().UTC()}
 	switch {
+	case j.saving.Save:
+		return j.openStore(h.Started)
 	case j.state != "":
 		journal, err := wave.OpenJournal(j.state, h)
 		if errors.Is(err, wave.ErrOtherPlan) {
-			return usage(err, "give the same targets and flags, or another --state")
+			return nil, usage(err, "give the same targets and flags, or another --state")
 		}
 		if _, ok := errors.AsType[*fs.PathError](err); ok {
-			return usage(err, "--state takes a file of its own that can be written")
+			return nil, usage(err, "--state takes a file of its own that can be written")
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		w.Keeper, w.ID, w.Started = journal, journal.Header.Wave, journal.Header.Started
+		return journal.Close, nil
 	case j.outputs.Format != "jsonl" || j.finish != nil:
 		journal, err := wave.TempJournal(h)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		w.Keeper = journal
+		return journal.Close, nil
 	}
-	return nil
+	return func() error { return nil }, nil
 }
 
 // lines returns where each record goes at once: to the output if that is JSON

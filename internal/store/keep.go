@@ -263,3 +263,6 @@ func (w *Wave) Close() error {
 	w.unlock = nil
 	return errors.Join(w.flushLooks(), unlock())
 }
+
+// Store is where the wave is kept.
+func (w *Wave) Store() *Store { return w.store }

@@ -140,15 +140,15 @@ func (s *Store) Wave(which string) (i wave.Info, err error) {
 	return i, err
 }
 
-// maxAge is how old a wave that did not come to its end may be to be taken up
+// MaxAge is how old a wave that did not come to its end may be to be taken up
 // again: older, its hosts would be of two times that say different things.
-const maxAge = 7 * 24 * time.Hour
+const MaxAge = 7 * 24 * time.Hour
 
 // Unfinished is the newest wave of a plan that did not come to its end and
 // began in the week before now, or ErrNoWave.
 func (s *Store) Unfinished(source, scope, plan string, now time.Time) (i wave.Info, err error) {
 	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
-		i, _, err = scanInfo(tx.QueryRowContext(ctx, openWave, source, scope, plan, now.Add(-maxAge).UnixMilli()))
+		i, _, err = scanInfo(tx.QueryRowContext(ctx, openWave, source, scope, plan, now.Add(-MaxAge).UnixMilli()))
 		return err
 	})
 	return i, err
