@@ -31,8 +31,8 @@ var house = map[string]struct {
 	"probe":    {looking, "target scope evidence ollama"},
 	"finding":  {looking, "evidence ollama"},
 	"owner":    {looking, "evidence"},
-	"dataset":  {looking, "evidence ollama"}, // others' exports, as evidence
-	"wave":     {looking, "ollama scope target sweep probe evidence finding owner ollama"}, // classes of what models state
+	"dataset":  {looking, "evidence ollama"},                                        // others' exports, as evidence
+	"wave":     {looking, "scope target sweep probe evidence finding owner ollama"}, // classes of what models state
 
 	"key":      {locking, "ollama"}, // terms name powers
 	"policy":   {locking, "key ollama"},

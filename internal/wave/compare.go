@@ -82,6 +82,12 @@ type CompareOptions struct {
 	Limit int     // differences in each of the Lists; 0 is 1,000, below 0 none
 	Sure  float64 // from where on a move is counted as one; 0 is 0.5, more likely than not
 
+	// Before and After are the tallies of the two waves, when the pairs leave out
+	// places that are the same in both: those are counted from the tallies, and
+	// how rare a certificate or a model is, too. Without them the pairs have to be
+	// all that were open.
+	Before, After *Tally
+
 	// Each, when set, is told of every difference, however many there are: first
 	// of those that are settled at once, in the order of the pairs, then of the
 	// moved, the vanished and the new, each in order of place.
@@ -96,6 +102,11 @@ func Compare(pairs iter.Seq2[Pair, error], opt CompareOptions) (Comparison, erro
 		looks: cmp.Or(max(0, opt.Looks), 2), limit: cmp.Or(opt.Limit, 1000), each: opt.Each,
 		moves: newMatcher(cmp.Or(opt.Sure, 0.5)),
 	}
+	for _, t := range []*Tally{opt.Before, opt.After} {
+		if t != nil {
+			c.moves.whole = append(c.moves.whole, t)
+		}
+	}
 	c.What = make(map[string]uint64)
 	c.Outcomes = make(map[finding.Outcome]map[finding.Outcome]uint64)
 	c.Lists = make(map[Event][]Difference)
@@ -106,6 +117,18 @@ func Compare(pairs iter.Seq2[Pair, error], opt CompareOptions) (Comparison, erro
 		if err := c.pair(&p); err != nil {
 			return Comparison{}, fmt.Errorf("compare: %w", err)
 		}
+	}
+	if opt.Before != nil && opt.Before.Open > c.Before {
+		same := opt.Before.Open - c.Before
+		c.Before += same
+		c.Still += same
+		c.After += same
+		to := c.Outcomes[finding.Open]
+		if to == nil {
+			to = make(map[finding.Outcome]uint64)
+			c.Outcomes[finding.Open] = to
+		}
+		to[finding.Open] += same
 	}
 	if err := c.settle(); err != nil {
 		return Comparison{}, fmt.Errorf("compare: %w", err)

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/quick"
 
+	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
 	"gatehouse/internal/wave"
 )
@@ -427,6 +428,87 @@ func TestMovedSure(t *testing.T) {
 	}
 	if right < 0.95*float64(plain) {
 		t.Errorf("%.0f of %d moves are found, where %d are plain", right, moves, plain)
+	}
+}
+
+// recordOf is a record that has the state s.
+func recordOf(s *wave.State) *wave.Record {
+	r := &wave.Record{
+		Address: s.Place.Address.String(), Port: s.Place.Port, Name: s.Place.Name, Path: s.Place.Path,
+		Verdict: finding.Verdict{Outcome: s.Outcome, Identity: finding.Identity{Version: s.Version}},
+	}
+	if s.Certificate != "" {
+		r.TLS = &evidence.TLS{SHA256: s.Certificate}
+	}
+	for _, digest := range s.Models {
+		r.Models = append(r.Models, finding.Model{Digest: digest})
+	}
+	return r
+}
+
+// TestCompareSame leaves out what is the same in both waves, as a store does, and
+// has their tallies instead: nothing comes out differently, above all not how
+// rare a certificate is that a thousand unchanged servers have.
+func TestCompareSame(t *testing.T) {
+	w := &town{Rand: rand.New(rand.NewPCG(1, 6))}
+	var all, some []wave.Pair
+	var before, after wave.Tally
+	for n := range 3000 {
+		s := w.server(n)
+		p := wave.Pair{Before: s, After: s}
+		switch n % 20 {
+		case 0:
+			p = wave.Pair{Before: s, Unseen: 2}
+		case 1:
+			p = wave.Pair{After: s}
+		case 2:
+			locked := *s
+			locked.Outcome = finding.Guarded
+			p.After = &locked
+		case 3:
+			moved := elsewhere(s, 100_000+n)
+			all, some = append(all, wave.Pair{After: moved}), append(some, wave.Pair{After: moved})
+			after.Add(recordOf(moved))
+			p = wave.Pair{Before: s, Unseen: 1}
+		}
+		if p.Before != nil {
+			before.Add(recordOf(p.Before))
+		}
+		if p.After != nil {
+			after.Add(recordOf(p.After))
+		}
+		all = append(all, p)
+		if p.Before != p.After {
+			some = append(some, p)
+		}
+	}
+	want := compare(t, all, wave.CompareOptions{Before: &before, After: &after})
+	got := compare(t, some, wave.CompareOptions{Before: &before, After: &after})
+	if got.Before != before.Open || got.After != after.Open || got.Moved < 30 {
+		t.Errorf("%+v", got)
+	}
+	// Which of the servers that are in one wave alone are counted with the others
+	// makes a move a little more or less sure.
+	if !reflect.DeepEqual(got.Outcomes, want.Outcomes) || got.Moved+3 < want.Moved || want.Moved+3 < got.Moved ||
+		got.New+got.Moved != want.New+want.Moved || got.Gone+got.NotSeen+got.Moved != want.Gone+want.NotSeen+want.Moved || got.Still != want.Still {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+	for _, d := range got.Lists[wave.Moved] {
+		if d.To.Address != at(100_000+posOf(d.Place.Address), "").Place.Address {
+			t.Errorf("%v is said to have moved to %v", d.Place, d.To)
+		}
+	}
+
+	// One of a thousand with a certificate that came with an image.
+	image := at(1, finding.Open)
+	image.Certificate, image.Models = "image", []string{"llama3.2"}
+	pairs := []wave.Pair{{Before: image, Unseen: 1}, {After: elsewhere(image, 2)}}
+	tally := &wave.Tally{}
+	for n := range 1000 {
+		tally.Add(recordOf(elsewhere(image, n)))
+	}
+	if c := compare(t, pairs, wave.CompareOptions{Before: tally, After: tally}); c.Moved != 0 || c.Before != 1000 {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -2,10 +2,15 @@ package wave
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"hash/maphash"
+	"io"
+	"iter"
 	"math"
 	"slices"
+	"strconv"
 )
 
 // matcher finds which new servers are vanished ones at another address.
@@ -23,12 +28,11 @@ type matcher struct {
 	vanished []loose
 	new      []loose
 
-	seed         maphash.Seed // hosts choose what is hashed
-	servers      uint64
-	models       map[uint64]uint32 // servers with the model, by its digest
-	sets         map[uint64]uint32 // servers with just this set of models
-	certificates map[uint64]uint32
-	ports        map[uint16]uint32
+	whole []*Tally // of the waves, where the pairs leave out what is the same in both
+
+	seed    maphash.Seed // hosts choose what is hashed
+	servers uint64
+	seen    map[uint64]uint32 // servers with a mark, by its hash
 }
 
 // loose is a server without a counterpart in the other wave. What is there now
@@ -67,60 +71,85 @@ const (
 )
 
 func newMatcher(least float64) *matcher {
-	return &matcher{
-		least:        least,
-		seed:         maphash.MakeSeed(),
-		models:       make(map[uint64]uint32),
-		sets:         make(map[uint64]uint32),
-		certificates: make(map[uint64]uint32),
-		ports:        make(map[uint16]uint32),
+	return &matcher{least: least, seed: maphash.MakeSeed(), seen: make(map[uint64]uint32)}
+}
+
+// marks yields the keys of what an open server has, each once: its port, its
+// certificate, its set of models and the models. A part of a digest will do.
+func (s *State) marks() iter.Seq[string] {
+	return func(yield func(string) bool) {
+		if !yield(portMark(s)) ||
+			s.Certificate != "" && !yield(certificateMark(s)) ||
+			len(s.Models) > 0 && !yield(setMark(s)) {
+			return
+		}
+		last := ""
+		for _, digest := range s.Models[:min(len(s.Models), maxDigests)] {
+			mark := modelMark(digest)
+			if mark != last && !yield(mark) { // sorted, so that those with the same beginning are neighbours
+				return
+			}
+			last = mark
+		}
 	}
+}
+
+func portMark(s *State) string { return "port " + strconv.Itoa(int(s.Place.Port)) }
+func certificateMark(s *State) string {
+	return "certificate " + s.Certificate[:min(len(s.Certificate), 16)]
+}
+func modelMark(digest string) string { return "model " + digest[:min(len(digest), 16)] }
+
+// setMark is of all models of a server.
+func setMark(s *State) string {
+	h := sha256.New()
+	for _, digest := range s.Models {
+		_, _ = io.WriteString(h, digest)
+		_, _ = h.Write([]byte{0})
+	}
+	return "models " + hex.EncodeToString(h.Sum(nil)[:8])
 }
 
 // saw counts what an open server has; each is to be told of once.
 func (m *matcher) saw(s *State) {
 	m.servers++
-	for _, digest := range s.Models[:min(len(s.Models), maxDigests)] {
-		m.models[m.hash(digest)]++
+	for mark := range s.marks() {
+		m.seen[maphash.String(m.seed, mark)]++
 	}
-	if len(s.Models) > 0 {
-		m.sets[m.set(s)]++
-	}
-	if s.Certificate != "" {
-		m.certificates[m.hash(s.Certificate)]++
-	}
-	m.ports[s.Place.Port]++
 }
 
-func (m *matcher) hash(s string) uint64 { return maphash.String(m.seed, s) }
-
-// set is the key of all models of a server.
-func (m *matcher) set(s *State) uint64 {
-	var h maphash.Hash
-	h.SetSeed(m.seed)
-	for _, digest := range s.Models {
-		_, _ = h.WriteString(digest)
-		_ = h.WriteByte(0)
+// others is on how many servers a mark is besides the two of a pair.
+func (m *matcher) others(mark string) float64 {
+	n := max(uint64(m.seen[maphash.String(m.seed, mark)]), 2) - 2
+	for _, t := range m.whole {
+		// One of the two is in each wave.
+		n = max(n, max(t.Marks[mark], 1)-1)
 	}
-	return h.Sum64()
+	return float64(n)
 }
 
-// others is on how many servers something is besides the two of a pair.
-func others(n uint32) float64 { return float64(max(n, 2) - 2) }
+// all is how many servers there are to have a mark.
+func (m *matcher) all() float64 {
+	n := m.servers
+	for _, t := range m.whole {
+		n = max(n, t.Open)
+	}
+	return float64(n)
+}
 
 // rarity is which part of servers has just the models of s by chance. Models
 // come together, so the rarest of them counts in full and each other one by the
 // root; and a set that other servers have is no rarer than they show.
 func (m *matcher) rarity(s *State) float64 {
-	all := float64(m.servers) + 2
+	all := m.all() + 2
 	share, rarest := 1.0, 1.0
 	for _, digest := range s.Models[:min(len(s.Models), maxDigests)] {
-		one := (others(m.models[m.hash(digest)]) + 1) / all
+		one := (m.others(modelMark(digest)) + 1) / all
 		rarest = min(rarest, one)
 		share *= math.Sqrt(one)
 	}
 	share *= math.Sqrt(rarest)
-	if n := others(m.sets[m.set(s)]); n > 0 {
+	if n := m.others(setMark(s)); n > 0 {
 		share = max(share, (n+1)/all)
 	}
 	return max(share, rarestSet)
@@ -128,7 +157,7 @@ func (m *matcher) rarity(s *State) float64 {
 
 // shared is which part of servers has the certificate of s by chance.
 func (m *matcher) shared(s *State) float64 {
-	return max(others(m.certificates[m.hash(s.Certificate)])/float64(m.servers), rarestCertificate)
+	return max(m.others(certificateMark(s))/m.all(), rarestCertificate)
 }
 
 // prior is the odds that a new server is one given vanished one, before
@@ -188,17 +217,17 @@ func (g *group) large() bool { return len(g.from)*len(g.to) > maxGroup }
 // weigh returns every pair that has a certificate or all models in common, and
 // how sure it is.
 func (m *matcher) weigh() []match {
-	sets, certificates := make(map[uint64]*group), make(map[uint64]*group)
+	sets, certificates := make(map[string]*group), make(map[string]*group)
 	for i := range m.vanished {
-		m.enter(sets, certificates, m.vanished[i].before, func(g *group) { g.from = append(g.from, i) })
+		enter(sets, certificates, m.vanished[i].before, func(g *group) { g.from = append(g.from, i) })
 	}
 	for i := range m.new {
-		m.enter(sets, certificates, m.new[i].after, func(g *group) { g.to = append(g.to, i) })
+		enter(sets, certificates, m.new[i].after, func(g *group) { g.to = append(g.to, i) })
 	}
 
 	var pairs []match
 	rivalsFrom, rivalsTo := make([]float64, len(m.vanished)), make([]float64, len(m.new))
-	take := func(groups map[uint64]*group, chance func(*State) float64, skip func(v, n *State) bool) {
+	take := func(groups map[string]*group, chance func(*State) float64, skip func(v, n *State) bool) {
 		for _, g := range groups {
 			if len(g.from) == 0 || len(g.to) == 0 {
 				continue
@@ -227,7 +256,7 @@ func (m *matcher) weigh() []match {
 	}
 	take(certificates, m.shared, func(_, _ *State) bool { return false })
 	take(sets, m.rarity, func(v, n *State) bool { // those that were taken by their certificate
-		return v.Certificate != "" && v.Certificate == n.Certificate && !certificates[m.hash(v.Certificate)].large()
+		return v.Certificate != "" && v.Certificate == n.Certificate && !certificates[v.Certificate].large()
 	})
 	// In one order, for sums of floating numbers depend on it.
 	slices.SortFunc(pairs, func(a, b match) int {
@@ -244,8 +273,8 @@ func (m *matcher) weigh() []match {
 	return pairs
 }
 
-func (m *matcher) enter(sets, certificates map[uint64]*group, s *State, add func(*group)) {
-	in := func(groups map[uint64]*group, key uint64) {
+func enter(sets, certificates map[string]*group, s *State, add func(*group)) {
+	in := func(groups map[string]*group, key string) {
 		g := groups[key]
 		if g == nil {
 			g = new(group)
@@ -254,10 +283,10 @@ func (m *matcher) enter(sets, certificates map[uint64]*group, s *State, add func
 		add(g)
 	}
 	if len(s.Models) > 0 {
-		in(sets, m.set(s))
+		in(sets, setMark(s))
 	}
 	if s.Certificate != "" {
-		in(certificates, m.hash(s.Certificate))
+		in(certificates, s.Certificate)
 	}
 }
 
@@ -280,22 +309,22 @@ func (m *matcher) odds(v, n *State) float64 {
 	if v.Place.Port != n.Place.Port {
 		return odds * oddsOtherPort
 	}
-	return odds / ((others(m.ports[v.Place.Port]) + 1) / (float64(m.servers) + 2))
+	return odds / ((m.others(portMark(v)) + 1) / (m.all() + 2))
 }
 
 // basis says what a match rests on.
 func (m *matcher) basis(v, n *State) (basis []string) {
 	if v.Certificate != "" && v.Certificate == n.Certificate {
-		basis = append(basis, fmt.Sprintf("same certificate, on %.0f other servers of %d",
-			others(m.certificates[m.hash(v.Certificate)]), m.servers))
+		basis = append(basis, fmt.Sprintf("same certificate, on %.0f other servers of %.0f",
+			m.others(certificateMark(v)), m.all()))
 	}
 	if len(v.Models) > 0 && slices.Equal(v.Models, n.Models) {
-		rarest := uint32(math.MaxUint32)
+		rarest := math.Inf(1)
 		for _, digest := range v.Models[:min(len(v.Models), maxDigests)] {
-			rarest = min(rarest, m.models[m.hash(digest)])
+			rarest = min(rarest, m.others(modelMark(digest)))
 		}
-		basis = append(basis, fmt.Sprintf("same models (%d), a set on %.0f other servers of %d, the rarest of them on %.0f",
-			len(v.Models), others(m.sets[m.set(v)]), m.servers, others(rarest)))
+		basis = append(basis, fmt.Sprintf("same models (%d), a set on %.0f other servers of %.0f, the rarest of them on %.0f",
+			len(v.Models), m.others(setMark(v)), m.all(), rarest))
 	}
 	if v.Place.Port == n.Place.Port {
 		basis = append(basis, fmt.Sprintf("same port %d", v.Place.Port))

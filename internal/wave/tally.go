@@ -44,6 +44,10 @@ type Tally struct {
 	Versions      map[string]uint64 `json:"versions"`
 	Findings      map[string]uint64 `json:"findings"` // servers with the finding, by id
 
+	// Marks is on how many servers is what moves are told by: certificates,
+	// models, sets of models and ports. Keys are this room's own.
+	Marks map[string]uint64 `json:"marks"`
+
 	// Rest is what the maps do not name, by the JSON name of the map: keys that
 	// were too long, and rare ones of a map that was full. A host can make names
 	// up; those are rare, and give way to the names that many servers have. A
@@ -58,6 +62,7 @@ const UnknownClass = "unknown"
 // Bounds of one map.
 const (
 	maxKeys     = 50_000
+	maxMarks    = 30_000
 	maxKeyBytes = 256
 )
 
@@ -81,6 +86,7 @@ func (t *Tally) columns() []column {
 		{"hardware", &t.Hardware},
 		{"versions", &t.Versions},
 		{"findings", &t.Findings},
+		{"marks", &t.Marks},
 	}
 }
 
@@ -112,6 +118,10 @@ func (t *Tally) Add(r *Record) {
 		ids[f.ID] = struct{}{}
 	}
 	t.countEach("findings", &t.Findings, ids)
+	state := StateOf(r)
+	for mark := range state.marks() {
+		t.count("marks", &t.Marks, mark, 1)
+	}
 }
 
 func (t *Tally) addOwner(r *Record) {
@@ -184,17 +194,22 @@ func (t *Tally) count(name string, to *map[string]uint64, key string, n uint64) 
 		key = strings.Clone(key)
 	}
 	(*to)[key] += n
-	if len(*to) > maxKeys {
-		t.prune(name, *to)
-	}
+	t.prune(name, *to)
 }
 
-// prune makes room: the rarer half goes to the rest.
+// prune makes room in a map that is full: the rarer half goes to the rest.
 func (t *Tally) prune(name string, m map[string]uint64) {
+	most := maxKeys
+	if name == "marks" {
+		most = maxMarks
+	}
+	if len(m) <= most {
+		return
+	}
 	keys := slices.SortedFunc(maps.Keys(m), func(a, b string) int {
 		return cmp.Or(cmp.Compare(m[b], m[a]), strings.Compare(a, b))
 	})
-	for _, key := range keys[min(len(keys), maxKeys/2):] {
+	for _, key := range keys[most/2:] {
 		t.rest(name, m[key])
 		delete(m, key)
 	}
@@ -236,9 +251,7 @@ func (t *Tally) Merge(other *Tally) {
 			(*c.m)[key] += n
 		}
 		// Only now: what is rare in both may be common in their sum.
-		if len(*c.m) > maxKeys {
-			t.prune(c.name, *c.m)
-		}
+		t.prune(c.name, *c.m)
 		t.rest(c.name, other.Rest[c.name])
 	}
 }

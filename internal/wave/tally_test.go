@@ -69,6 +69,11 @@ func TestTally(t *testing.T) {
 		Versions:      count("0.34.4", 1, "unknown", 2),
 		Findings:      count("open-api", 1, "cve", 1),
 	}
+	marks := tally.Marks
+	tally.Marks = nil // TestCompareSame holds what they are for
+	if sum(marks) == 0 {
+		t.Error("no marks are counted")
+	}
 	if !reflect.DeepEqual(tally, want) {
 		t.Errorf("got  %+v\nwant %+v", tally, want)
 	}
