@@ -80,7 +80,7 @@ func run(hosts uint64, dir string) error {
 		}},
 		{"diff", func() (string, error) {
 			n := 0
-			for _, err := range s.Pairs(1, 2) {
+			for _, err := range s.Pairs(1, 2, 2) {
 				if err != nil {
 					return "", err
 				}

@@ -33,6 +33,8 @@ const (
 type cli struct {
 	Check      checkCmd      `cmd:"" help:"Is the Ollama on this machine open, and to whom?"`
 	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
+	Wave       waveCmd       `cmd:"" help:"The waves that were saved: list, show, compare, estimate."`
+	Forget     forgetCmd     `cmd:"" help:"Delete all that is kept of an address."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
 	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
 	Gate       gateCmd       `cmd:"" help:"Serve Ollama to those who hold a key, and to nobody else."`

@@ -57,6 +57,14 @@ func openState(flag string) (*store.Store, error) {
 // planOf says which places in which order, as a wave keeps it.
 func planOf(digest string, order target.Order) string { return fmt.Sprint(digest, " ", order) }
 
+// coversOf says which places, in any order. A sample is of a seed.
+func coversOf(digest string, order target.Order) string {
+	if order.Sample == 0 || order.Sample >= 1 {
+		order.Seed = 0
+	}
+	return planOf(digest, order)
+}
+
 // unfinished is the seed of the wave over the same places that did not come to
 // its end, if there is one.
 func (v *Saving) unfinished(scope, digest string, order target.Order) (seed uint64, ok bool, err error) {
@@ -98,7 +106,7 @@ func (j *job) openStore(now time.Time) (end func() error, err error) {
 	switch {
 	case j.saving.Fresh || j.once || errors.Is(err, store.ErrNoWave):
 		j.kept, err = st.Begin(wave.Info{
-			Name: w.ID, Scope: w.Scope, Source: "scan", Plan: j.plan, Seed: w.Seed, Looks: j.saving.Look, Started: now, Method: j.method,
+			Name: w.ID, Scope: w.Scope, Source: "scan", Plan: j.plan, Covers: j.covers, Seed: w.Seed, Looks: j.saving.Look, Started: now, Method: j.method,
 		})
 	case err == nil:
 		if j.kept, err = st.Continue(info); err == nil {

@@ -190,6 +190,9 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		return usage(err, "see gatehouse scan --help")
 	}
 	w.Source, w.Places, w.Denied = walk, walk.Count(), set.Denied
+	if c.Sample > 0 && c.Sample < 1 && c.Shard.N <= 1 {
+		j.method.Population = set.Count()
+	}
 	switch { // a shard of few places may well be empty
 	case set.Count() > 0:
 	case set.Denied > 0:
@@ -199,7 +202,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	default:
 		return usage(fmt.Errorf("no target in %s", strings.Join(c.Targets, ", ")), "--targets takes a file with one target a line")
 	}
-	j.plan = planOf(set.Digest(), order)
+	j.plan, j.covers = planOf(set.Digest(), order), coversOf(set.Digest(), order)
 	return j.run(ctx)
 }
 
@@ -334,6 +337,7 @@ type job struct {
 	streams streams
 	checker *scope.Checker
 	plan    string // says which places in which order
+	covers  string // says which places; "" where that cannot be told before the end
 	state   string
 	saving  Saving
 	method  wave.Method  // as far as the caller knows it
@@ -389,7 +393,7 @@ func (j *job) run(ctx context.Context) error {
 	defer closeLines()
 	var failing atomic.Bool
 	fails := func(r wave.Record) error {
-		if j.fails(r) {
+		if j.outputs.fails(&r) {
 			failing.Store(true)
 		}
 		return lines(r)
@@ -529,12 +533,27 @@ func (j *job) write(sum wave.Summary) error {
 	if j.finish != nil {
 		return j.finish(sum, j.wave.Keeper.Records())
 	}
-	if j.outputs.Format == "jsonl" {
-		return j.summary(sum)
+	if j.outputs.Format == "jsonl" { // whose lines are written
+		return j.outputs.summary(j.streams, sum)
 	}
+	return j.outputs.write(j.streams, sum, j.wave.Keeper.Records())
+}
+
+// write writes hosts in the form and to the place that was asked for.
+func (o *Outputs) write(s streams, sum wave.Summary, hosts report.Hosts) error {
 	to := func(w io.Writer) error {
-		hosts := report.Hosts(j.wave.Keeper.Records())
-		switch j.outputs.Format {
+		switch o.Format {
+		case "jsonl":
+			lines := report.NewLines(w)
+			for r, err := range hosts {
+				if err != nil {
+					return err
+				}
+				if err := lines.Write(r); err != nil {
+					return err
+				}
+			}
+			return nil
 		case "json":
 			return report.JSON(w, sum, hosts)
 		case "csv":
@@ -544,24 +563,24 @@ func (j *job) write(sum wave.Summary) error {
 		}
 		return report.Table(w, sum, hosts, options(w))
 	}
-	if j.outputs.Out == "" {
-		if err := to(j.streams.out); err != nil {
+	if o.Out == "" {
+		if err := to(s.out); err != nil {
 			return err
 		}
-	} else if err := report.WriteFile(j.outputs.Out, to); err != nil {
+	} else if err := report.WriteFile(o.Out, to); err != nil {
 		return err
 	}
-	if j.outputs.Format == "table" { // which has it
+	if o.Format == "table" { // which has it
 		return nil
 	}
-	return j.summary(sum)
+	return o.summary(s, sum)
 }
 
-func (j *job) summary(sum wave.Summary) error {
-	if j.outputs.Quiet {
+func (o *Outputs) summary(s streams, sum wave.Summary) error {
+	if o.Quiet {
 		return nil
 	}
-	return report.Summary(j.streams.err, sum, options(j.streams.err))
+	return report.Summary(s.err, sum, options(s.err))
 }
 
 // writable says before hours of looking what WriteFile would say after them.
@@ -586,8 +605,8 @@ func writable(path string) error {
 }
 
 // fails reports whether r has a finding that decides the exit code.
-func (j *job) fails(r wave.Record) bool {
-	at := slices.Index(severities, finding.Severity(j.outputs.FailOn))
+func (o *Outputs) fails(r *wave.Record) bool {
+	at := slices.Index(severities, finding.Severity(o.FailOn))
 	return at >= 0 && slices.ContainsFunc(r.Findings, func(f finding.Finding) bool {
 		return slices.Index(severities, f.Severity) >= at
 	})

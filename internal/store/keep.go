@@ -225,7 +225,8 @@ func (w *Wave) End(sum wave.Summary) error {
 	i.Ended, i.Summary, i.Tally = sum.Ended.UTC(), &sum, &w.tally
 	said := i.Method
 	i.Method = wave.MethodOf(&sum, &w.tally)
-	i.Method.Source, i.Method.Ports, i.Method.Sample, i.Method.Owners = said.Source, said.Ports, said.Sample, said.Owners
+	i.Method.Source, i.Method.Ports, i.Method.Owners = said.Source, said.Ports, said.Owners
+	i.Method.Sample, i.Method.Population = said.Sample, said.Population
 	i.Method.Looks, i.Method.Every = i.Looks, said.Every
 	watched := ""
 	if i.Looks > 1 {

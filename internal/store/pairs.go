@@ -20,16 +20,24 @@ const pairs = `
 	SELECT b.host, NULL, b.outcome FROM seen b LEFT JOIN seen a ON a.wave = $1 AND a.host = b.host
 		WHERE b.wave = $2 AND a.host IS NULL`
 
+// carried are the places that neither wave saw, and one before them found open.
+const carried = `
+	SELECT e.host FROM seen e WHERE e.wave = $3 AND e.outcome = $4
+		AND NOT EXISTS (SELECT 1 FROM seen a WHERE a.wave = $1 AND a.host = e.host)
+		AND NOT EXISTS (SELECT 1 FROM seen b WHERE b.wave = $2 AND b.host = e.host)`
+
 const (
 	recordOf   = `SELECT record FROM said WHERE id = $1`
-	scopeWaves = `SELECT id, looks FROM waves WHERE scope = (SELECT scope FROM waves WHERE id = $1) AND source = (SELECT source FROM waves WHERE id = $1) AND ended <> 0 AND id < $2 ORDER BY id DESC LIMIT 32`
+	scopeWaves = `SELECT w.id, w.looks FROM waves w JOIN waves b ON b.id = $1 WHERE w.scope = b.scope AND (w.covers = b.covers OR w.id = $2) AND w.ended <> 0 AND w.started <= b.started ORDER BY w.started DESC, w.id DESC LIMIT 33`
 	outcomeIn  = `SELECT outcome FROM seen WHERE wave = $1 AND host = $2`
 )
 
 // Pairs yields the places that waves a and b say different things of, a being
-// the earlier. What only one of them saw has the history that tells "new" from
-// "reopened", and "not seen" from "gone".
-func (s *Store) Pairs(a, b int64) iter.Seq2[wave.Pair, error] {
+// the earlier, and those that neither saw though an earlier wave of the scope
+// found them open, as long as they were not seen in fewer than so many looks.
+// Each has the history that tells "new" from "reopened", and "not seen" from
+// "gone"; it goes back 32 waves, those that looked at the same places.
+func (s *Store) Pairs(a, b int64, looks int) iter.Seq2[wave.Pair, error] {
 	return func(yield func(wave.Pair, error) bool) {
 		// No deadline: whoever reads them says how long that takes.
 		ctx := context.Background()
@@ -64,7 +72,15 @@ func (s *Store) Pairs(a, b int64) iter.Seq2[wave.Pair, error] {
 					return end
 				}
 			}
-			return rows.Err()
+			if err := rows.Err(); err != nil {
+				return err
+			}
+			return h.carry(tx, looks, func(p wave.Pair) error {
+				if !yield(p, nil) {
+					return end
+				}
+				return nil
+			})
 		}()
 		if err != nil && err != end {
 			yield(wave.Pair{}, s.failed(err))
@@ -78,6 +94,7 @@ type history struct {
 	a, b    int64
 	earlier []pastWave // before a, the latest first
 	between []pastWave // after a and up to b, the latest first
+	looksA  int
 	record  *sql.Stmt
 	outcome *sql.Stmt
 }
@@ -89,20 +106,23 @@ type pastWave struct {
 
 func newHistory(ctx context.Context, tx *sql.Tx, a, b int64) (h *history, err error) {
 	h = &history{ctx: ctx, a: a, b: b}
-	rows, err := tx.QueryContext(ctx, scopeWaves, b, b+1)
+	rows, err := tx.QueryContext(ctx, scopeWaves, b, a)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
+	passed := false
 	for rows.Next() {
 		var w pastWave
 		if err := rows.Scan(&w.id, &w.looks); err != nil {
 			return nil, err
 		}
 		switch {
-		case w.id < a:
+		case w.id == a:
+			passed, h.looksA = true, w.looks
+		case passed:
 			h.earlier = append(h.earlier, w)
-		case w.id > a:
+		default:
 			h.between = append(h.between, w)
 		}
 	}
@@ -134,28 +154,110 @@ func (h *history) pair(host int64, before, after sql.NullInt64) (p wave.Pair, er
 	}
 	switch {
 	case p.After == nil:
-		// a saw it: how many looks in a row, up to b's last, did not?
-		for _, w := range h.between {
-			seen, err := h.seen(w.id, host)
-			if err != nil {
-				return p, err
-			}
-			if seen != "" {
-				break
-			}
-			p.Unseen += max(w.looks, 1)
+		p.Unseen, err = h.unseen(host)
+	case p.After.Outcome == finding.Open && (p.Before == nil || p.Before.Outcome != finding.Open), p.Before == nil:
+		err = h.past(host, &p)
+	}
+	return p, err
+}
+
+// unseen is in how many looks in a row, up to b's last, a host that a saw did
+// not answer.
+func (h *history) unseen(host int64) (looks int, err error) {
+	for _, w := range h.between {
+		seen, err := h.seen(w.id, host)
+		if err != nil {
+			return 0, err
 		}
-		p.Unseen = max(p.Unseen, 1)
-	case p.After.Outcome == finding.Open && (p.Before == nil || p.Before.Outcome != finding.Open):
-		for _, w := range h.earlier {
-			seen, err := h.seen(w.id, host)
-			if err != nil {
-				return p, err
+		if seen != "" {
+			break
+		}
+		looks += max(w.looks, 1)
+	}
+	return max(looks, 1), nil
+}
+
+// past adds what the waves before a said of a host and, where a did not see it,
+// when and how it was last seen.
+func (h *history) past(host int64, p *wave.Pair) error {
+	gap := max(h.looksA, 1)
+	for _, w := range h.earlier {
+		seen, err := h.seen(w.id, host)
+		if err != nil {
+			return err
+		}
+		p.Earlier = append(p.Earlier, seen)
+		switch {
+		case p.Before != nil || p.Last != nil:
+		case seen == "":
+			gap += max(w.looks, 1)
+		default:
+			if p.Last, err = h.state(w.id, host); err != nil {
+				return err
 			}
-			p.Earlier = append(p.Earlier, seen)
+			p.Gap = gap
 		}
 	}
-	return p, nil
+	return nil
+}
+
+// carry yields the hosts that neither a nor b saw, from the waves before a that
+// are not too many looks ago.
+func (h *history) carry(tx *sql.Tx, looks int, yield func(wave.Pair) error) error {
+	since := 0
+	for _, w := range h.between {
+		since += max(w.looks, 1)
+	}
+	gap := max(h.looksA, 1)
+	for i, w := range h.earlier {
+		if gap >= looks {
+			break
+		}
+		rows, err := tx.QueryContext(h.ctx, carried, h.a, h.b, w.id, indexOf(outcomes, finding.Open))
+		if err != nil {
+			return err
+		}
+		err = func() error {
+			defer rows.Close()
+			for rows.Next() {
+				var host int64
+				if err := rows.Scan(&host); err != nil {
+					return err
+				}
+				later := false // one that saw it comes first, and has it
+				for _, l := range h.earlier[:i] {
+					seen, err := h.seen(l.id, host)
+					if err != nil {
+						return err
+					}
+					later = later || seen != ""
+				}
+				for _, l := range h.between {
+					seen, err := h.seen(l.id, host)
+					if err != nil {
+						return err
+					}
+					later = later || seen != ""
+				}
+				if later {
+					continue
+				}
+				p := wave.Pair{Unseen: gap + since}
+				if err := h.past(host, &p); err != nil {
+					return err
+				}
+				if err := yield(p); err != nil {
+					return err
+				}
+			}
+			return rows.Err()
+		}()
+		if err != nil {
+			return err
+		}
+		gap += max(w.looks, 1)
+	}
+	return nil
 }
 
 // seen is the outcome of a host in a wave, "" when the wave did not see it.
@@ -184,4 +286,13 @@ func (h *history) state(number, host int64) (*wave.State, error) {
 	}
 	s := wave.StateOf(&r)
 	return &s, nil
+}
+
+// Both is how many places two waves both found open.
+func (s *Store) Both(a, b int64) (n uint64, err error) {
+	open := indexOf(outcomes, finding.Open)
+	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
+		return tx.QueryRowContext(ctx, `SELECT count(*) FROM seen a JOIN seen b ON b.wave = $2 AND b.host = a.host WHERE a.wave = $1 AND a.outcome = $3 AND b.outcome = $3`, a, b, open).Scan(&n)
+	})
+	return n, err
 }

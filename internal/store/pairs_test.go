@@ -43,7 +43,7 @@ func TestPairs(t *testing.T) {
 	fourth := keepWave(t, s, "4", 1, []wave.Observation{at(same, "0.17.4", open), at(updated, "0.17.4", open), at(reopened, "0.17.4", open), at(fresh, "0.17.4", open), at(closed, "0.17.4", guarded)})
 
 	got := make(map[uint64]wave.Pair)
-	for p, err := range s.Pairs(second, fourth) {
+	for p, err := range s.Pairs(second, fourth, 2) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -80,7 +80,7 @@ func TestPairs(t *testing.T) {
 	if len(got) > 0 {
 		t.Errorf("as before, yet yielded: %+v", got)
 	}
-	if p := s.Pairs(second, fourth); p != nil {
+	if p := s.Pairs(second, fourth, 2); p != nil {
 		for range p {
 			break // the reader has enough; nothing stays open
 		}

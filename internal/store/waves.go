@@ -26,12 +26,12 @@ var ErrNoWave = errors.New("no such wave")
 // All that is asked of the database about waves. Positions and seeds are kept
 // as signed numbers with the same bits.
 const (
-	selectWaves = `SELECT id, name, scope, source, plan, seed, looks, started, ended, method, summary, tally, watched, mark FROM waves`
+	selectWaves = `SELECT id, name, scope, source, plan, covers, seed, looks, started, ended, method, summary, tally, watched, mark FROM waves`
 	waveByID    = selectWaves + ` WHERE id = $1`
 	waveByName  = selectWaves + ` WHERE name = $1`
 	allWaves    = selectWaves + ` WHERE scope = $1 OR $1 = '' ORDER BY id`
 	openWave    = selectWaves + ` WHERE ended = 0 AND source = $1 AND scope = $2 AND plan = $3 AND started >= $4 ORDER BY id DESC LIMIT 1`
-	insertWave  = `INSERT INTO waves (name, scope, source, plan, seed, looks, started, ended, mark, method, summary, tally, watched) VALUES ($1, $2, $3, $4, $5, $6, $7, 0, '', $8, '', '', '') RETURNING id`
+	insertWave  = `INSERT INTO waves (name, scope, source, plan, covers, seed, looks, started, ended, mark, method, summary, tally, watched) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', $9, '', '', '') RETURNING id`
 	markWave    = `UPDATE waves SET mark = $2 WHERE id = $1`
 	endWave     = `UPDATE waves SET ended = $2, looks = $3, method = $4, summary = $5, tally = $6, watched = $7 WHERE id = $1`
 	tallyWave   = `UPDATE waves SET tally = $2 WHERE id = $1`
@@ -76,7 +76,7 @@ var severities = []finding.Severity{finding.None, finding.Low, finding.Medium, f
 func scanInfo(row interface{ Scan(...any) error }) (i wave.Info, mark string, err error) {
 	var seed, started, ended int64
 	var method, summary, tally, watched string
-	err = row.Scan(&i.Number, &i.Name, &i.Scope, &i.Source, &i.Plan, &seed, &i.Looks, &started, &ended, &method, &summary, &tally, &watched, &mark)
+	err = row.Scan(&i.Number, &i.Name, &i.Scope, &i.Source, &i.Plan, &i.Covers, &seed, &i.Looks, &started, &ended, &method, &summary, &tally, &watched, &mark)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 		return i, "", theirs{ErrNoWave}
@@ -162,7 +162,7 @@ func (s *Store) Begin(i wave.Info) (*Wave, error) {
 		return nil, err
 	}
 	err = s.write(func(ctx context.Context, tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), string(method)).Scan(&i.Number)
+		return tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, i.Covers, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), string(method)).Scan(&i.Number)
 	})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ type Info struct {
 	Scope   string    `json:"scope"`
 	Source  string    `json:"source"` // "scan", or what was imported
 	Plan    string    `json:"-"`      // which places in which order
+	Covers  string    `json:"-"`      // which places, in any order: waves that differ in it can't be compared
 	Seed    uint64    `json:"seed"`
 	Looks   int       `json:"looks"` // at each open server, from 1
 	Started time.Time `json:"started"`

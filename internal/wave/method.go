@@ -18,6 +18,8 @@ type Method struct {
 	Ended   time.Time `json:"ended"`
 	Ports   []uint16  `json:"ports"`
 
+	Population uint64 `json:"population"` // places of the scope that a sample was drawn from; 0 when there was none
+
 	Places  uint64  `json:"places"`  // of the scope; 0 when not known, as for an import
 	Visited uint64  `json:"visited"` // looked at to an end
 	Denied  uint64  `json:"denied"`  // excluded by the scope, or of special purpose

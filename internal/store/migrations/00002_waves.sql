@@ -5,6 +5,7 @@ CREATE TABLE waves (
     scope    TEXT NOT NULL,
     source   TEXT NOT NULL,          -- 'scan', or what was imported
     plan     TEXT NOT NULL,          -- which places in which order
+    covers   TEXT NOT NULL,          -- which places
     seed     BIGINT NOT NULL,
     started  BIGINT NOT NULL,        -- Unix milliseconds
     ended    BIGINT NOT NULL,        -- 0: not at its end yet
