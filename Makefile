@@ -6,6 +6,7 @@ BENCH   ?=
 FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -X main.version=$(VERSION)
+SYSTEMS := linux/arm64 darwin/arm64 windows/amd64 # that it has to build for, besides this one
 
 .DEFAULT_GOAL := help
 .PHONY: help build run test lint bench peers fuzz install clean go
@@ -26,11 +27,14 @@ run: build ## build, check this machine, show the demo
 test: peers lint ## lint, then every test with the race detector, the real Ollama included
 	GO=$(GO) scripts/test.sh
 
-lint: go ## vet, gofumpt, staticcheck, tidy go.mod
+lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
 	$(GO) vet ./...
 	@files=$$($(GO) tool gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:" $$files >&2; exit 1; }
 	$(GO) tool staticcheck ./...
 	$(GO) mod tidy -diff
+	@for on in $(SYSTEMS); do \
+		CGO_ENABLED=0 GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -o /dev/null ./cmd/gatehouse || \
+			{ echo "does not build for $$on" >&2; exit 1; }; done
 
 bench: build peers ## hosts identified per second, beside curl, nmap and masscan
 	$(GO) run ./bench $(BENCH)

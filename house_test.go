@@ -23,6 +23,7 @@ var house = map[string]struct {
 	rooms string
 }{
 	"ollama": {shared, ""},
+	"flock":  {shared, ""}, // locks on files, which differ from system to system
 
 	"scope":    {looking, ""},
 	"target":   {looking, "scope"},
@@ -31,20 +32,20 @@ var house = map[string]struct {
 	"probe":    {looking, "target scope evidence ollama"},
 	"finding":  {looking, "evidence ollama"},
 	"owner":    {looking, "evidence"},
-	"dataset":  {looking, "evidence ollama"},                                        // others' exports, as evidence
-	"wave":     {looking, "scope target sweep probe evidence finding owner ollama"}, // classes of what models state
+	"dataset":  {looking, "evidence ollama"}, // others' exports, as evidence
+	"wave":     {looking, "scope target sweep probe evidence finding owner ollama flock"}, // classes of what models state
 
 	"key":      {locking, "ollama"}, // terms name powers
 	"policy":   {locking, "key ollama"},
 	"limit":    {locking, "key"},
 	"upstream": {locking, "ollama"}, // reads /api/tags and /api/ps; the gateway has it as an http.Handler
-	"ledger":   {locking, ""},
+	"ledger":   {locking, "flock"},
 	"gateway":  {locking, "key policy limit ledger ollama"},
 
 	"harden": {shared, "ollama"},
 
 	// These join the wings, which know nothing of them.
-	"store":   {joint, "wave key ledger ollama evidence finding owner target"}, // terms name powers; what a record is made of
+	"store":   {joint, "wave key ledger ollama evidence finding owner target flock"}, // terms name powers; what a record is made of
 	"fleet":   {joint, "wave limit store"},
 	"report":  {joint, "wave ledger finding evidence owner"},
 	"console": {joint, "wave ledger report"},

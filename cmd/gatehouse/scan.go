@@ -635,9 +635,8 @@ func userAgent(contact string) string {
 
 // workers is concurrency, or what the limit of open files leaves room for.
 func workers(concurrency int) int {
-	var files syscall.Rlimit
-	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil && files.Cur > 128 {
-		concurrency = min(concurrency, int(min(files.Cur, 1<<30))-64)
+	if files := maxFiles(); files > 128 {
+		concurrency = min(concurrency, files-64)
 	}
 	return concurrency
 }

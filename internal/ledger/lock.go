@@ -4,7 +4,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"gatehouse/internal/flock"
 )
 
 // lockDir keeps other processes from writing to the ledger in dir. The lock
@@ -14,8 +15,8 @@ func lockDir(dir string) (unlock func() error, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		if errors.Is(err, syscall.EWOULDBLOCK) {
+	if err := flock.Lock(f); err != nil {
+		if errors.Is(err, flock.ErrHeld) {
 			err = ErrInUse
 		}
 		return nil, errors.Join(err, f.Close())

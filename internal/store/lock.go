@@ -3,15 +3,16 @@ package store
 import (
 	"errors"
 	"os"
-	"syscall"
 	"time"
+
+	"gatehouse/internal/flock"
 )
 
 // lockDir keeps other processes that open a store in dir waiting. The lock ends
 // with the process, however that ends. It is on the folder, for SQLite's own
 // locks are on the file.
 func lockDir(dir string) (unlock func() error, err error) {
-	f, err := os.Open(dir)
+	f, err := flock.Open(dir)
 	if err != nil {
 		return nil, errors.Unwrap(err)
 	}
@@ -30,10 +31,10 @@ func lockFile(path string) (unlock func() error, err error) {
 
 func lock(f *os.File, wait time.Duration, late error) (unlock func() error, err error) {
 	for end := time.Now().Add(wait); ; time.Sleep(10 * time.Millisecond) {
-		switch err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); {
+		switch err = flock.Lock(f); {
 		case err == nil:
 			return f.Close, nil
-		case !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR):
+		case !errors.Is(err, flock.ErrHeld):
 			return nil, errors.Join(err, f.Close())
 		case time.Now().After(end):
 			return nil, errors.Join(late, f.Close())

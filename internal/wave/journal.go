@@ -8,11 +8,12 @@ import (
 	"io"
 	"iter"
 	"os"
-	"syscall"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"gatehouse/internal/flock"
 )
 
 // Journal is a Keeper: the records of a wave and how far it got, in one file of
@@ -113,8 +114,11 @@ func TempJournal(h Header) (*Journal, error) {
 }
 
 func (j *Journal) load(h Header) error {
-	if err := syscall.Flock(int(j.f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return errors.New("another scan is using it")
+	if err := flock.Lock(j.f); err != nil {
+		if errors.Is(err, flock.ErrHeld) {
+			err = errors.New("another scan is using it")
+		}
+		return err
 	}
 	h.Format = journalFormat
 	first := true
