@@ -54,24 +54,27 @@ func openState(flag string) (*store.Store, error) {
 	return store.Open(filepath.Join(dir, "gatehouse.db"))
 }
 
-// planOf says which places in which order, as a wave keeps it.
-func planOf(digest string, order target.Order) string { return fmt.Sprint(digest, " ", order) }
+// planOf says which places in which order, and what is asked and kept of them:
+// a scan goes on with one of the same plan.
+func (c *scanCmd) planOf(digest string, order target.Order) string {
+	return fmt.Sprint(digest, " ", order, " ", c.Prove, c.Details, c.All)
+}
 
 // coversOf says which places, in any order. A sample is of a seed.
 func coversOf(digest string, order target.Order) string {
 	if order.Sample == 0 || order.Sample >= 1 {
 		order.Seed = 0
 	}
-	return planOf(digest, order)
+	return fmt.Sprint(digest, " ", order)
 }
 
 // unfinished is the seed of the wave over the same places that did not come to
 // its end, if there is one.
-func (v *Saving) unfinished(scope, digest string, order target.Order) (seed uint64, ok bool, err error) {
-	if v.Fresh {
+func (c *scanCmd) unfinished(scope, digest string, order target.Order) (seed uint64, ok bool, err error) {
+	if c.Fresh {
 		return 0, false, nil
 	}
-	st, err := openState(v.StateDir)
+	st, err := openState(c.StateDir)
 	if err != nil {
 		return 0, false, err
 	}
@@ -82,7 +85,7 @@ func (v *Saving) unfinished(scope, digest string, order target.Order) (seed uint
 	}
 	for _, i := range list {
 		order.Seed = i.Seed
-		if i.Scope == scope && i.Ended.IsZero() && i.Plan == planOf(digest, order) && time.Since(i.Started) < store.MaxAge {
+		if i.Scope == scope && i.Ended.IsZero() && i.Plan == c.planOf(digest, order) && time.Since(i.Started) < store.MaxAge {
 			seed, ok = i.Seed, true
 		}
 	}

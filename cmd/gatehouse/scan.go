@@ -143,6 +143,11 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		if len(c.Target) > 1 || len(c.Targets) > 0 {
 			return usage(errors.New("- stands alone: targets come from standard input or from the command line"), "leave out the other targets")
 		}
+		if c.State != "" {
+			// Places are known by their position, and the next input may have others there.
+			return usage(errors.New("--state needs targets that can be read again, which standard input cannot"),
+				"write them to a file first; --targets takes the same lines")
+		}
 		bad := &lineReporter{w: s.err, left: 10}
 		stream, err := target.NewStream(s.in, opt, order, bad.report)
 		if err != nil {
@@ -152,7 +157,6 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		if c.Save {
 			j.once = true // what is read from there is not there a second time
 		}
-		j.plan = "stdin " + fmt.Sprint(c.Ports, c.Seed, c.Shard, c.Sample)
 		j.before = func() error {
 			if bad.first == nil || w.Visited.Load() > 0 {
 				return nil
@@ -179,7 +183,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	}
 	if c.Save && !seeded {
 		// The order of the wave that is taken up again.
-		if seed, ok, err := c.Saving.unfinished(w.Scope, set.Digest(), order); err != nil {
+		if seed, ok, err := c.unfinished(w.Scope, set.Digest(), order); err != nil {
 			return err
 		} else if ok {
 			w.Seed, order.Seed = seed, seed
@@ -202,7 +206,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	default:
 		return usage(fmt.Errorf("no target in %s", strings.Join(c.Targets, ", ")), "--targets takes a file with one target a line")
 	}
-	j.plan, j.covers = planOf(set.Digest(), order), coversOf(set.Digest(), order)
+	j.plan, j.covers = c.planOf(set.Digest(), order), coversOf(set.Digest(), order)
 	return j.run(ctx)
 }
 
@@ -336,7 +340,7 @@ type job struct {
 	outputs Outputs
 	streams streams
 	checker *scope.Checker
-	plan    string // says which places in which order
+	plan    string // says which places in which order, and what is kept of them
 	covers  string // says which places; "" where that cannot be told before the end
 	state   string
 	saving  Saving

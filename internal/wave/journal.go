@@ -33,7 +33,7 @@ type Journal struct {
 }
 
 // Header says which wave a journal belongs to. Two waves with the same Plan
-// walk the same places in the same order.
+// walk the same places in the same order, and ask and keep the same.
 type Header struct {
 	Format  string    `json:"gatehouse"` // journalFormat
 	Wave    string    `json:"wave"`
@@ -132,7 +132,7 @@ func (j *Journal) load(h Header) error {
 				return errors.New("not a state file of gatehouse's")
 			}
 			if j.Header.Plan != h.Plan {
-				return fmt.Errorf("%w: other targets, ports, seed, shard or sample", ErrOtherPlan)
+				return fmt.Errorf("%w: other targets, ports, seed, shard or sample, or other things asked or kept", ErrOtherPlan)
 			}
 			continue
 		}
