@@ -45,9 +45,6 @@ func (c *checkCmd) Run(ctx context.Context, s streams) error {
 }
 
 func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) error {
-	if slices.Contains(c.Ports, 0) {
-		return usage(errPortZero, "ports go from 1 to 65535")
-	}
 	sc := scope.Machine(addrs)
 	opt := target.Options{Scope: sc.Checker(), Ports: c.ports()}
 	targets := make([]string, len(addrs))

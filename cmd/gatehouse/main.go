@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/alecthomas/kong"
@@ -89,6 +91,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 80}),
 		kong.Bind(streams{in, out, errOut}),
 		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.TypeMapper(reflect.TypeFor[uint16](), kong.MapperFunc(portFlag)),
 	)
 	if err != nil {
 		return complain(errOut, err)
@@ -113,6 +116,20 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return complain(errOut, usage(err, "see "+hint))
 	}
 	return complain(errOut, parsed.Run(parser.Model))
+}
+
+// portFlag reads a port, for kong's own words are "a valid 16 bit uint".
+func portFlag(c *kong.DecodeContext, v reflect.Value) error {
+	var text string
+	if err := c.Scan.PopValueInto("port", &text); err != nil {
+		return err
+	}
+	port, err := strconv.ParseUint(text, 10, 16)
+	if err != nil || port == 0 {
+		return fmt.Errorf("%q is no port from 1 to 65535", text)
+	}
+	v.SetUint(port)
+	return nil
 }
 
 // codeError ends the program with a code and without a word, for the word was

@@ -113,9 +113,6 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	if err := c.Looks.check(); err != nil {
 		return err
 	}
-	if slices.Contains(c.Ports, 0) {
-		return usage(errPortZero, "ports go from 1 to 65535")
-	}
 	if c.Contact == "" {
 		c.Contact = sc.Contact
 	}
@@ -254,8 +251,6 @@ func isContact(s string) bool {
 	}
 	return u.Scheme == "tel" && u.Opaque != ""
 }
-
-var errPortZero = errors.New("--ports: 0 is no port")
 
 // scope is the permission this scan has: the scope file's, or that for loopback
 // and private addresses.

@@ -54,6 +54,8 @@ func TestUsage(t *testing.T) {
 		{"scan 127.0.0.1:0", `"0" is no port from 1 to 65535`, targets},
 		{"scan 127.0.0.1:99999", `"99999" is no port from 1 to 65535`, targets},
 		{"scan [::1", "is no address in brackets", targets},
+		{"scan 127.0.0.9-127.0.0.1", "is no range: it must go from a lower to a higher address", targets},
+		{"scan 127.0.0.9-127.0.0.l", `"127.0.0.l" is no address`, targets},
 		{"scan ftp://127.0.0.1", "only http and https are looked at", targets},
 		{"scan http://127.0.0.1:port/", "is no URL", targets},
 		{"scan http://me:secret@127.0.0.1/", "names a user: no credentials are tried", targets},
@@ -64,9 +66,9 @@ func TestUsage(t *testing.T) {
 		{"scan fc00::/7", "is too large", targets},
 
 		// Flags.
-		{"scan 127.0.0.1 --ports 0", "0 is no port", "ports go from 1 to 65535"},
-		{"check --ports 0", "0 is no port", "ports go from 1 to 65535"},
-		{"scan 127.0.0.1 --ports 70000", `expected a valid 16 bit uint but got "70000"`, see},
+		{"scan 127.0.0.1 --ports 0", `"0" is no port from 1 to 65535`, see},
+		{"check --ports 0", `"0" is no port from 1 to 65535`, "see gatehouse check --help"},
+		{"scan 127.0.0.1 --ports 70000", `"70000" is no port from 1 to 65535`, see},
 		{"scan 127.0.0.1 --shard 5/4", `"5/4" is no shard such as 2/5`, see},
 		{"scan 127.0.0.1 --shard 0/4", `"0/4" is no shard`, see},
 		{"scan 127.0.0.1 --shard half", `"half" is no shard`, see},

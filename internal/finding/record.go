@@ -60,7 +60,7 @@ type Verdict struct {
 	Powers   Powers    `json:"powers"`
 	Models   []Model   `json:"models"`
 	Running  []Running `json:"running"`
-	Hardware *Hardware `json:"hardware,omitzero"`
+	Hardware *Hardware `json:"hardware"` // nil when nothing shows it
 	Findings []Finding `json:"findings"`
 }
 

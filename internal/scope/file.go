@@ -33,10 +33,10 @@ func Parse(data []byte) (Scope, error) {
 	}
 	var doc, more yaml.Node
 	if err := loader.Load(&doc); err != nil && !errors.Is(err, io.EOF) {
-		return Scope{}, err
+		return Scope{}, noYAML(err)
 	}
 	if err := loader.Load(&more); !errors.Is(err, io.EOF) {
-		return Scope{}, cmp.Or(err, errors.New("more than one document"))
+		return Scope{}, cmp.Or(noYAML(err), errors.New("more than one document"))
 	}
 	var f file
 	root := &yaml.Node{Kind: yaml.MappingNode, Line: 1}
@@ -53,6 +53,14 @@ func Parse(data []byte) (Scope, error) {
 		return Scope{}, errors.Join(errs...)
 	}
 	return f.scope, nil
+}
+
+// noYAML says on which line a file is no YAML, without the parser's own jargon.
+func noYAML(err error) error {
+	if e, ok := errors.AsType[*yaml.LoadError](err); ok {
+		return mistake{e.Mark.Line, "no YAML: " + e.Message}
+	}
+	return err
 }
 
 // file is a scope file while it is read.

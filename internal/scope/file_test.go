@@ -94,6 +94,7 @@ line 10: prove is given twice
 line 11: unknown field "owner"`},
 		{"list", "- 1\n", `line 1: a scope file is a list of fields such as "authority: …"`},
 		{"null", strings.Replace(whole, "order 7, signed 2026-10-01", "~", 1), "line 3: authority is empty"},
+		{"no YAML", "name: a\ninclude: [\n", "line 3: no YAML: did not find expected node content"},
 		{"two documents", whole + "---\nname: y\n", "more than one document"},
 		{"alias", strings.Replace(whole, "exclude: 8.8.8.8", "exclude: *a", 1), ""},
 		{"large", strings.Repeat("#", 1<<20+1), "larger than 1048576 bytes; long lists of exclusions go into an exclude file"},

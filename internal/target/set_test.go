@@ -37,6 +37,7 @@ func (n names) LookupNetIP(_ context.Context, network, host string) (addrs []net
 var hosts = names{
 	"a.example":     "10.0.0.2 10.0.0.1 fd00::1",
 	"b.example":     "10.0.0.1",
+	"10-0.example":  "10.0.0.1",
 	"out.example":   "10.0.0.1 8.8.8.8",
 	"meta.example":  "169.254.169.254",
 	"empty.example": "",
@@ -123,6 +124,7 @@ func TestTargets(t *testing.T) {
 		{"::ffff:10.0.0.5", "10.0.0.5:1 10.0.0.5:2"},
 		{"[::ffff:10.0.0.5]:80 10.0.0.5:80", "10.0.0.5:80"},
 		{"a.example:80", "10.0.0.1:80(a.example,,) 10.0.0.2:80(a.example,,) [fd00::1]:80(a.example,,)"},
+		{"10-0.example:80", "10.0.0.1:80(10-0.example,,)"}, // no range
 		{"B.Example.", "10.0.0.1:1(b.example,,) 10.0.0.1:2(b.example,,)"},
 		{"mapped:80", "10.0.0.9:80(mapped,,)"},
 		{"https://[::1]:443/ollama", "[::1]:443(,https,/ollama)"},
@@ -175,7 +177,7 @@ func TestWrongTargets(t *testing.T) {
 		{"10.0.0", `"10.0.0" is no address, network, range, host name or URL: not a host name`},
 		{"2130706433", `"2130706433" is no address, network, range, host name or URL: not a host name`},
 		{"10.0.0.0/33", `"10.0.0.0/33" is no network`},
-		{"10.0.0.9-1", `"10.0.0.9-1" is no address, network, range, host name or URL: not a host name`},
+		{"10.0.0.9-1", `"10.0.0.9-1" is no range: it must go from a lower to a higher address of one kind`},
 		{"10.0.0.1:0", `"10.0.0.1:0": "0" is no port from 1 to 65535`},
 		{"10.0.0.1:", `"10.0.0.1:": "" is no port from 1 to 65535`},
 		{"b.example:65536", `"b.example:65536": "65536" is no port from 1 to 65535`},

@@ -54,6 +54,11 @@ func parseSpec(s string) (spec, error) {
 		}
 		return spec{}, err
 	}
+	if first, _, ok := strings.Cut(host, "-"); ok {
+		if _, no := netip.ParseAddr(first); no == nil {
+			return spec{}, err // it begins as a range does
+		}
+	}
 	if err := validName(host); err != nil {
 		return spec{}, fmt.Errorf("%q is no address, network, range, host name or URL: %w", s, err)
 	}
