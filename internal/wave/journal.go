@@ -25,7 +25,8 @@ type Journal struct {
 	Header Header
 
 	f     *os.File
-	end   int64 // where the next line goes
+	temp  string // its path, if it goes with the journal and could not while it is open
+	end   int64  // where the next line goes
 	done  Mark
 	late  []late // records at or above the mark
 	dirty bool
@@ -95,20 +96,19 @@ func ReadHeader(path string) (Header, error) {
 	return h, io.ErrUnexpectedEOF
 }
 
-// TempJournal makes a journal that is gone when it is closed, or the program ends.
+// TempJournal makes a journal that is gone when it is closed, and on most
+// systems when the program ends, however that ends.
 func TempJournal(h Header) (*Journal, error) {
 	f, err := os.CreateTemp("", "gatehouse-")
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Remove(f.Name()); err != nil {
-		_ = f.Close()
-		return nil, err
-	}
 	j := &Journal{f: f}
+	if os.Remove(f.Name()) != nil { // as on Windows, where an open file stays
+		j.temp = f.Name()
+	}
 	if err := j.load(h); err != nil {
-		_ = f.Close()
-		return nil, err
+		return nil, errors.Join(err, j.Close())
 	}
 	return j, nil
 }
@@ -236,8 +236,12 @@ func (j *Journal) Records() iter.Seq2[Record, error] {
 
 // Close writes all to the disk and lets go of the file.
 func (j *Journal) Close() error {
-	err := j.sync()
-	return errors.Join(err, j.f.Close())
+	err := errors.Join(j.sync(), j.f.Close())
+	if j.temp != "" {
+		err = errors.Join(err, os.Remove(j.temp))
+		j.temp = ""
+	}
+	return err
 }
 
 // Keep writes the records, one line each. The evidence is not kept.
