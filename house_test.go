@@ -32,7 +32,7 @@ var house = map[string]struct {
 	"probe":    {looking, "target scope evidence ollama"},
 	"finding":  {looking, "evidence ollama"},
 	"owner":    {looking, "evidence"},
-	"dataset":  {looking, "evidence ollama"},                                              // others' exports, as evidence
+	"dataset":  {looking, "evidence ollama finding"},                                      // others' exports, as evidence; our own hold verdicts
 	"wave":     {looking, "scope target sweep probe evidence finding owner ollama flock"}, // classes of what models state
 
 	"key":      {locking, "ollama"}, // terms name powers

@@ -20,6 +20,7 @@ const (
 	Silent   Reach = "silent"   // nothing came back in time
 	Broken   Reach = "broken"   // something came back that is not HTTP, or breaks its rules or a budget
 	Answered Reach = "answered" // at least one whole HTTP answer
+	Unasked  Reach = "unasked"  // somebody else saw the port open, and nothing of what is behind it
 )
 
 // Host is the record of one place at one time. A host may be a liar: every
@@ -90,6 +91,10 @@ type Exchange struct {
 	Cut    bool          `json:"cut,omitzero"`     // the body was longer than the budget
 	Took   time.Duration `json:"took_ns,omitzero"` // from sending the request to the last byte
 	Error  string        `json:"error,omitzero"`   // what broke this answer; ours
+	// Retold says who told of this answer, where it was not heard from the host
+	// itself; ours. Its form then says nothing: fields may have been left out, and
+	// the rest put into this shape.
+	Retold string `json:"retold,omitzero"`
 }
 
 // Field is one header line, its name as the host spelt it.

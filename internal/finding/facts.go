@@ -283,10 +283,20 @@ func (f *facts) describe() string {
 	if to := x.Get("Location"); to != "" {
 		return fmt.Sprintf("%d to %s", x.Status, quote([]byte(to)))
 	}
+	if x.Retold != "" && len(x.Body) == 0 {
+		return fmt.Sprintf("HTTP %d, the rest not told by %s", x.Status, x.Retold)
+	}
 	if server := x.Get("Server"); server != "" {
 		return fmt.Sprintf("HTTP %d from %s", x.Status, quote([]byte(server)))
 	}
 	return fmt.Sprintf("HTTP %d, nothing of Ollama's", x.Status)
+}
+
+// retold reports whether the answer to ask was told by somebody else, so that
+// what it lacks, and its form, say nothing.
+func (f *facts) retold(ask evidence.Ask) bool {
+	x := f.host.Find(ask)
+	return x != nil && x.Retold != ""
 }
 
 // fill puts the models into v.

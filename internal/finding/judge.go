@@ -30,6 +30,9 @@ func (r Rules) judge(h *evidence.Host) Verdict {
 		return Verdict{Outcome: Silent, Reason: h.Reason, Powers: unknownPowers}
 	case evidence.Broken:
 		return judgeNoHTTP(h)
+	case evidence.Unasked:
+		// It may be an Ollama; to count it as one would be a guess.
+		return Verdict{Outcome: Other, Reason: h.Reason, Powers: unknownPowers}
 	}
 
 	f := read(h)
@@ -211,5 +214,8 @@ func quote(b []byte) string {
 
 // line is one evidence line: request, status, the deciding bytes.
 func line(x *evidence.Exchange, saw string) string {
+	if x.Retold != "" {
+		saw += " (told by " + x.Retold + ")"
+	}
 	return fmt.Sprintf("%s %s -> %d %s", x.Method, x.Path, x.Status, saw)
 }

@@ -275,7 +275,8 @@ func (f *facts) oddModels(add addSignal) {
 	listed := make(map[string]bool)
 	badDigest, pattern, badSize, sizes, repeated, future := "", "", "", 0, "", ""
 	misfits := 0
-	sameTime := len(f.tags) > 2
+	retold := f.retold(evidence.Tags)
+	sameTime := len(f.tags) > 2 && !(retold && f.tags[0].ModifiedAt.IsZero())
 	bySize := make(map[int64]map[string]bool) // the digests of each size
 	for i := range f.tags {
 		m := &f.tags[i]
@@ -284,6 +285,7 @@ func (f *facts) oddModels(add addSignal) {
 		switch {
 		case monotonous(m.Digest) && ollama.ValidDigest(m.Digest):
 			pattern = cmpOr(pattern, fmt.Sprintf("%.60q of %.60q", m.Digest, m.Name))
+		case retold && m.Digest == "":
 		case !ollama.ValidDigest(m.Digest) && !m.Remote():
 			badDigest = cmpOr(badDigest, fmt.Sprintf("%.60q of %.60q", m.Digest, m.Name))
 		}
@@ -389,7 +391,7 @@ func (f *facts) imitations() (signals []Signal) {
 	add := func(name string, weight float64, format string, args ...any) {
 		signals = append(signals, Signal{name, "imitation", weight, fmt.Sprintf(format, args...)})
 	}
-	if x := f.host.Find(evidence.Version); x != nil && f.versionOK {
+	if x := f.host.Find(evidence.Version); x != nil && f.versionOK && x.Retold == "" {
 		if bytes.HasSuffix(x.Body, []byte("\n")) {
 			add("line end after JSON", 0.6, "%s", line(x, quote(x.Body)))
 		}
@@ -405,6 +407,9 @@ func (f *facts) imitations() (signals []Signal) {
 	}
 	if x := f.host.Find(evidence.Ps); x != nil && x.Status == 404 && f.tagsOK {
 		add("no memory list", 0.3, "%s", line(x, quote(x.Body)))
+	}
+	if f.retold(evidence.Tags) {
+		return signals
 	}
 	for i := range f.tags {
 		m := &f.tags[i]
@@ -452,7 +457,7 @@ func monotonous(digest string) bool {
 
 func (f *facts) oddServer(add addSignal) {
 	x := f.host.Find(evidence.Version)
-	if x == nil || !f.versionOK {
+	if x == nil || !f.versionOK || x.Retold != "" {
 		return
 	}
 	if other := otherStack(x); other != "" {
