@@ -37,6 +37,7 @@ type cli struct {
 	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
 	Wave       waveCmd       `cmd:"" help:"The waves that were saved: list, show, compare, estimate."`
 	Forget     forgetCmd     `cmd:"" help:"Delete all that is kept of an address."`
+	Import     importCmd     `cmd:"" help:"Judge what Shodan, Censys, masscan, nmap, zmap or Shadowserver found, or an earlier scan."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
 	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
 	Gate       gateCmd       `cmd:"" help:"Serve Ollama to those who hold a key, and to nobody else."`
@@ -87,6 +88,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		kong.Writers(out, errOut),
 		kong.Exit(func(code int) { exited = code }),
 		kong.DefaultEnvars("GATEHOUSE"),
+		kong.Vars{"formats": formatNames()},
 		kong.ValueFormatter(func(v *kong.Value) string { return v.Help }), // the variables are said once, above
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 80}),
 		kong.Bind(streams{in, out, errOut}),

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,11 +106,12 @@ func (j *job) openStore(now time.Time) (end func() error, err error) {
 		}
 	}()
 	w := j.wave
-	info, err := st.Unfinished("scan", w.Scope, j.plan, now)
+	source := cmp.Or(j.source, "scan")
+	info, err := st.Unfinished(source, w.Scope, j.plan, now)
 	switch {
 	case j.saving.Fresh || j.once || errors.Is(err, store.ErrNoWave):
 		j.kept, err = st.Begin(wave.Info{
-			Name: w.ID, Scope: w.Scope, Source: "scan", Plan: j.plan, Covers: j.covers, Seed: w.Seed, Looks: j.saving.Look, Started: now, Method: j.method,
+			Name: w.ID, Scope: w.Scope, Source: source, Plan: j.plan, Covers: j.covers, Seed: w.Seed, Looks: j.saving.Look, Started: now, Method: j.method,
 		})
 	case err == nil:
 		if j.kept, err = st.Continue(info); err == nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,6 +53,8 @@ type scanCmd struct {
 	Outputs `embed:"" group:"What to write:"`
 
 	Saving `embed:"" group:"What to keep:"`
+
+	input string // what targets come from where Target is -; "" is standard input
 
 	State string `help:"Keep what was found in this file: the same command goes on after a stop, even kill -9, with no host lost and none twice." placeholder:"FILE" group:"What to write:"`
 }
@@ -145,7 +148,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 			return usage(errors.New("--state needs targets that can be read again, which standard input cannot"),
 				"write them to a file first; --targets takes the same lines")
 		}
-		bad := &lineReporter{w: s.err, left: 10}
+		bad := &lineReporter{w: s.err, name: c.input, left: 10}
 		stream, err := target.NewStream(s.in, opt, order, bad.report)
 		if err != nil {
 			return usage(err, "see gatehouse scan --help")
@@ -159,7 +162,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 				return nil
 			}
 			bad.end(stream.Bad.Load())
-			return usage(errors.New("no line of standard input could be used"), c.hint(bad.first))
+			return usage(fmt.Errorf("no line of %s could be used", cmp.Or(c.input, "standard input")), c.hint(bad.first))
 		}
 		j.after = func() error {
 			bad.end(stream.Bad.Load())
@@ -340,6 +343,7 @@ type job struct {
 	state   string
 	saving  Saving
 	method  wave.Method  // as far as the caller knows it
+	source  string       // what was imported; "" is a scan
 	once    bool         // the places are there only once, so that the wave cannot be taken up again
 	before  func() error // says, before anything is written, that there was nothing to look at
 	after   func() error // says what else went wrong
@@ -719,6 +723,7 @@ func (j *job) showProgress(ctx context.Context, meter *report.Meter) (end func()
 // one by one, the rest as a count.
 type lineReporter struct {
 	w     io.Writer
+	name  string // of the input; "" is standard input
 	left  int
 	first error
 }
@@ -728,13 +733,13 @@ func (l *lineReporter) report(line int, err error) {
 		l.first = err
 	}
 	if l.left--; l.left >= 0 {
-		fmt.Fprintf(l.w, "gatehouse: standard input, line %d: %s\n", line, report.Clean(err.Error()))
+		fmt.Fprintf(l.w, "gatehouse: %s, line %d: %s\n", report.Clean(cmp.Or(l.name, "standard input")), line, report.Clean(err.Error()))
 	}
 }
 
 func (l *lineReporter) end(bad uint64) {
 	if l.left < 0 {
-		fmt.Fprintf(l.w, "gatehouse: standard input: %d lines in all could not be used\n", bad)
+		fmt.Fprintf(l.w, "gatehouse: %s: %d lines in all could not be used\n", report.Clean(cmp.Or(l.name, "standard input")), bad)
 	}
 }
 

@@ -33,6 +33,10 @@ func (p *page) summary(sum wave.Summary) {
 	if left := less(sum.Places, sum.Visited, sum.Denied); left > 0 || sum.Stopped != "" && sum.Places > 0 {
 		places += ", " + count(left) + " not visited"
 	}
+	if sum.Source != "" {
+		p.entry("Imported", sum.Source)
+		places = count(sum.Places) + " told of, not looked at"
+	}
 	p.entry("Places", places)
 	if sum.Stopped != "" {
 		p.para(" "+p.paint(alarm, pad("Stopped", 11, false)), normal, sum.Stopped)
@@ -82,7 +86,7 @@ func (p *page) summary(sum wave.Summary) {
 		}
 		p.entry("Time", text)
 	}
-	if sum.Places > 1 {
+	if sum.Places > 1 && sum.Source == "" {
 		p.entry("Again", "--seed "+strconv.FormatUint(sum.Seed, 10)+" repeats the order")
 	}
 }

@@ -223,6 +223,9 @@ func (w *Wave) End(sum wave.Summary) error {
 	i := &w.Info
 	i.Looks = max(i.Looks, 1)
 	i.Ended, i.Summary, i.Tally = sum.Ended.UTC(), &sum, &w.tally
+	if !sum.Started.IsZero() {
+		i.Started = sum.Started.UTC()
+	}
 	said := i.Method
 	i.Method = wave.MethodOf(&sum, &w.tally)
 	i.Method.Source, i.Method.Ports, i.Method.Owners = said.Source, said.Ports, said.Owners
@@ -250,7 +253,7 @@ func (w *Wave) End(sum wave.Summary) error {
 		texts[k] = string(text)
 	}
 	return w.store.write(func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, endWave, i.Number, i.Ended.UnixMilli(), i.Looks, texts[0], texts[1], texts[2], watched)
+		_, err := tx.ExecContext(ctx, endWave, i.Number, i.Ended.UnixMilli(), i.Looks, texts[0], texts[1], texts[2], watched, i.Started.UnixMilli())
 		return err
 	})
 }

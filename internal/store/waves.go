@@ -33,7 +33,7 @@ const (
 	openWave    = selectWaves + ` WHERE ended = 0 AND source = $1 AND scope = $2 AND plan = $3 AND started >= $4 ORDER BY id DESC LIMIT 1`
 	insertWave  = `INSERT INTO waves (name, scope, source, plan, covers, seed, looks, started, ended, mark, method, summary, tally, watched) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, '', $9, '', '', '') RETURNING id`
 	markWave    = `UPDATE waves SET mark = $2 WHERE id = $1`
-	endWave     = `UPDATE waves SET ended = $2, looks = $3, method = $4, summary = $5, tally = $6, watched = $7 WHERE id = $1`
+	endWave     = `UPDATE waves SET started = $8, ended = $2, looks = $3, method = $4, summary = $5, tally = $6, watched = $7 WHERE id = $1`
 	tallyWave   = `UPDATE waves SET tally = $2 WHERE id = $1`
 	dropWave    = `DELETE FROM waves WHERE id = $1`
 	dropSeen    = `DELETE FROM seen WHERE wave = $1`
@@ -388,8 +388,11 @@ func (s *Store) Rejudge(number int64, judge func(*evidence.Host) finding.Verdict
 		var differ []wave.Observation
 		for k := range list {
 			r := &list[k].Record
-			before, verdict := wave.StateOf(r), judge(&list[k].Host)
-			r.Verdict = verdict
+			before := wave.StateOf(r)
+			// What was imported as a verdict has nothing that could be judged.
+			if h := &list[k].Host; len(h.Exchanges) > 0 || h.Reach != evidence.Unasked {
+				r.Verdict = judge(h)
+			}
 			now := wave.StateOf(r)
 			if now.Digest() != before.Digest() {
 				changed++

@@ -38,9 +38,12 @@ type Method struct {
 // MethodOf is the method of a wave as far as its summary and tally have it.
 func MethodOf(s *Summary, t *Tally) Method {
 	m := Method{
-		Scope: s.Scope, Started: s.Started, Ended: s.Ended, Seed: s.Seed,
+		Scope: s.Scope, Source: s.Source, Started: s.Started, Ended: s.Ended, Seed: s.Seed,
 		Places: s.Places, Visited: s.Visited, Denied: s.Denied, Stopped: s.Stopped,
 		Excluded: make(map[finding.Outcome]uint64),
+	}
+	if s.Source != "" {
+		m.Places = 0 // what its maker looked at is not known
 	}
 	for _, o := range finding.Outcomes {
 		if n := t.Outcomes[o]; n > 0 && o != finding.Open && answered(o) {

@@ -32,6 +32,7 @@ type Record struct {
 type Summary struct {
 	Wave     string                      `json:"wave"`
 	Scope    string                      `json:"scope"`
+	Source   string                      `json:"source,omitzero"` // of an import, whose places are those it tells of
 	Started  time.Time                   `json:"started"`
 	Ended    time.Time                   `json:"ended"`
 	Seed     uint64                      `json:"seed"`
