@@ -247,32 +247,33 @@ func (b *batch) flush() error {
 type repeats struct {
 	n           uint64
 	seed        maphash.Seed
-	last, older map[uint64]finding.Outcome
+	last, older map[uint64]uint8 // its outcome's place in finding.Outcomes
 }
 
 const generation = 1 << 19
 
 func (p *repeats) seen(r *wave.Record, reach evidence.Reach) bool {
 	if p.last == nil {
-		p.seed, p.last = maphash.MakeSeed(), make(map[uint64]finding.Outcome)
+		p.seed, p.last = maphash.MakeSeed(), make(map[uint64]uint8)
 	}
 	type place struct {
 		address, name, path string
 		port                uint16
 	}
 	key := maphash.Comparable(p.seed, place{r.Address, r.Name, r.Path, r.Port})
+	outcome := uint8(slices.Index(finding.Outcomes, r.Outcome))
 	before, ok := p.last[key]
 	if !ok {
 		before, ok = p.older[key]
 	}
-	if ok && (reach == evidence.Unasked || before == r.Outcome) {
+	if ok && (reach == evidence.Unasked || before == outcome) {
 		p.n++
 		return true
 	}
 	if len(p.last) >= generation {
-		p.last, p.older = make(map[uint64]finding.Outcome), p.last
+		p.last, p.older = make(map[uint64]uint8), p.last
 	}
-	p.last[key] = r.Outcome
+	p.last[key] = outcome
 	return false
 }
 
