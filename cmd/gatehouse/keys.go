@@ -89,7 +89,7 @@ func (c *keyAddCmd) Run(s streams, parent *keyCmd) error {
 	return parent.keys(func(st *store.Store) error {
 		err := st.AddKey(k)
 		if errors.Is(err, store.ErrDuplicate) {
-			return usage(fmt.Errorf("there is a key %q already", c.Name), "gatehouse key rotate gives it a new secret")
+			return duplicate(st, &k, now)
 		}
 		if err != nil {
 			return err
@@ -100,6 +100,33 @@ func (c *keyAddCmd) Run(s streams, parent *keyCmd) error {
 		}
 		return printToken(s, c.Name, token)
 	})
+}
+
+// duplicate says which key stands in the way of a new one.
+func duplicate(st *store.Store, k *key.Key, now time.Time) error {
+	keys, err := st.Keys()
+	if err != nil && !errors.Is(err, store.ErrDamaged) {
+		return err
+	}
+	for _, old := range keys {
+		if old.Name != k.Name {
+			continue
+		}
+		hint := "gatehouse key rotate gives it a new secret"
+		switch state := old.State(now); {
+		case state != key.Active:
+			return usage(fmt.Errorf("the key %q is %s, and the ledger knows it by that name", k.Name, state), "choose another name")
+		case len(old.Secrets) == 0:
+			hint = "choose another name"
+		}
+		return usage(fmt.Errorf("there is a key %q already", k.Name), hint)
+	}
+	for _, old := range keys {
+		if k.Ed25519 != nil && old.Ed25519.Equal(k.Ed25519) && old.Revoked.IsZero() {
+			return usage(fmt.Errorf("the key %q has this public key already", old.Name), "gatehouse key revoke "+old.Name+" first")
+		}
+	}
+	return store.ErrDuplicate
 }
 
 // printToken shows a secret, this once: to a person with what to do with it, to
@@ -279,7 +306,7 @@ func (c *keyRotateCmd) Run(s streams, parent *keyCmd) error {
 				return usage(fmt.Errorf("%s has no secret, it gets in by its signature", k.Name), "gatehouse key revoke ends it")
 			}
 			if state := k.State(time.Now()); state != key.Active {
-				return usage(fmt.Errorf("%s is %s", k.Name, state), "gatehouse key add makes a new one")
+				return usage(fmt.Errorf("%s is %s", k.Name, state), "gatehouse key add makes a new one, under another name")
 			}
 			token = k.Rotate(time.Now().UTC(), time.Duration(c.Overlap))
 			return nil

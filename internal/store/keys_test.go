@@ -243,6 +243,16 @@ func testDuplicates(t *testing.T, open func() keeper) {
 	if keys, err := s.Keys(); err != nil || len(keys) != 3 {
 		t.Errorf("%v %v", keys, err)
 	}
+	// The public key of a revoked one is free again, and then taken again.
+	if err := s.UpdateKey(one.ID, func(k *key.Key) error { k.Revoked = k.Created; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddKey(samePublic); err != nil {
+		t.Errorf("the public key of a revoked key: %v", err)
+	}
+	if err := s.UpdateKey(one.ID, func(k *key.Key) error { k.Revoked = time.Time{}; return nil }); !errors.Is(err, store.ErrDuplicate) {
+		t.Errorf("two good keys have one public key: %v", err)
+	}
 }
 
 func testUpdate(t *testing.T, open func() keeper) {
