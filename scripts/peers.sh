@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Install the real programs that the tests and the bench are held against: Ollama, nginx, and the
-# scanners that we are measured beside. Nothing lands in the source tree, no service is left running,
+# Install the real programs that the tests and the bench are held against: Ollama, the clients that
+# people have for it, nginx, and the scanners that we are measured beside. Nothing lands in the source tree, no service is left running,
 # and a second call does nothing.
 #
 #   GATEHOUSE_CACHE   where to keep them (default: $XDG_CACHE_HOME/gatehouse or ~/.cache/gatehouse)
@@ -8,6 +8,7 @@ set -euo pipefail
 
 ollama=0.17.4  # the release that testdata/0.17.4 was captured from
 malgo=v0.11.24 # carries miniaudio.h, which Ollama's module leaves out
+sdks=(ollama@0.6.4 openai@6.49.0 @anthropic-ai/sdk@1.13.0)
 
 cache=${GATEHOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gatehouse}
 peers=$cache/peers
@@ -31,6 +32,8 @@ missing_packages() {
 	have nmap || echo nmap
 	have masscan || echo masscan
 	have zmap || echo zmap
+	have node || echo nodejs
+	have npm || echo npm
 	# Only the build of Ollama needs the headers.
 	if [ ! -x "$dest/ollama" ]; then
 		[ -e /usr/include/nlohmann/json.hpp ] || echo nlohmann-json3-dev
@@ -107,6 +110,39 @@ install_model() {
 		die "the tiny model was not made: go test -v -run TestModelsFolder ./internal/ollama/realollama says why"
 }
 
+# install_sdks gets the SDKs of clients in JavaScript.
+install_sdks() {
+	local stamp="${sdks[*]}"
+	[ "$(cat "$peers/npm/stamp" 2>/dev/null)" != "$stamp" ] || return 0
+	say "npm install $stamp"
+	mkdir "$tmp/npm"
+	(
+		cd "$tmp/npm"
+		printf '{"private": true}\n' >package.json
+		npm install --no-audit --no-fund --ignore-scripts --save-exact "${sdks[@]}" >"$peers/npm.log" 2>&1
+	) || { tail -n 20 "$peers/npm.log" >&2; die "npm failed; the whole log is $peers/npm.log"; }
+	printf '%s\n' "$stamp" >"$tmp/npm/stamp"
+	rm -rf "$peers/npm"
+	mv "$tmp/npm" "$peers/npm"
+}
+
+# install_goclient makes the go.mod that the tests build Ollama's Go client with: ours has no Ollama.
+install_goclient() {
+	[ ! -e "$peers/goclient-$ollama/go.sum" ] || return 0
+	say "getting Ollama's Go client"
+	mkdir "$tmp/goclient"
+	cp "$(dirname "$0")/../internal/e2e/testdata/goclient/main.go" "$tmp/goclient/"
+	(
+		cd "$tmp/goclient"
+		export GOWORK=off
+		{
+			"$go" mod init gatehouse && "$go" get "github.com/ollama/ollama@v$ollama" && "$go" mod tidy
+		} >"$peers/goclient.log" 2>&1
+	) || { tail -n 20 "$peers/goclient.log" >&2; die "it did not come; the whole log is $peers/goclient.log"; }
+	rm -rf "$peers/goclient-$ollama"
+	mv "$tmp/goclient" "$peers/goclient-$ollama"
+}
+
 command -v "$go" >/dev/null || die "Go is missing: see https://go.dev/doc/install"
 mkdir -p "$peers"
 peers=$(cd "$peers" && pwd) dest=$peers/ollama-$ollama
@@ -122,4 +158,6 @@ trap 'exit 130' INT TERM
 install_packages
 install_ollama
 install_model
+install_sdks
+install_goclient
 say "ready in $peers"

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	cryptotls "crypto/tls"
 	"crypto/x509"
@@ -255,58 +254,88 @@ func TestGate(t *testing.T) {
 	}
 }
 
-// TestStockCLI has the ollama program log in with its own signature.
+// TestStockCLI has the ollama program log in with its own signature and do what
+// people do with it, as far as its key lets it.
 func TestStockCLI(t *testing.T) {
 	server := realollama.Start(t)
 	g := startGate(t, server.URL)
 	home := server.Home // with the key pair that the server made at its first start
-	cli := func(args ...string) (string, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, realollama.Binary(t), args...)
-		cmd.Env = append(os.Environ(), "HOME="+home, "OLLAMA_AUTH=1", "OLLAMA_HOST="+g.url, "SSL_CERT_FILE="+g.ca)
-		var out bytes.Buffer
-		cmd.Stdout, cmd.Stderr = &out, &out
-		err := cmd.Run()
-		return out.String(), err
+	dir := t.TempDir()
+	through := func(args ...string) (string, error) {
+		return cli(t, dir, []string{"HOME=" + home, "OLLAMA_AUTH=1", "OLLAMA_HOST=" + g.url, "SSL_CERT_FILE=" + g.ca}, args...)
 	}
-	if out, err := cli("list"); err == nil {
+	direct := func(args ...string) string {
+		out, err := cli(t, dir, []string{"HOME=" + home, "OLLAMA_HOST=" + server.URL}, args...)
+		if err != nil {
+			t.Fatalf("%v without the gate: %v %s", args, err, out)
+		}
+		return out
+	}
+	// A running gate takes up keys within a second.
+	soon := func(args ...string) (out string, err error) {
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+			if out, err = through(args...); err == nil {
+				break
+			}
+		}
+		return out, err
+	}
+	if out, err := through("list"); err == nil {
 		t.Errorf("a stranger lists: %s", out)
 	}
-	g.run("key", "--state-dir", g.state, "add", "cli", "--ssh", filepath.Join(home, ".ollama", "id_ed25519.pub"))
-	var out string
-	var err error
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-		if out, err = cli("list"); err == nil {
-			break
-		}
-	}
-	if err != nil || !strings.Contains(out, "tiny:latest") {
+	public := filepath.Join(home, ".ollama", "id_ed25519.pub")
+	g.run("key", "--state-dir", g.state, "add", "cli", "--ssh", public)
+	if out, err := soon("list"); err != nil {
 		t.Fatalf("list: %v %s", err, out)
 	}
-	if out, err := cli("show", "tiny"); err != nil || !strings.Contains(out, "architecture") {
-		t.Errorf("show: %v %s", err, out)
-	}
-	if out, err := cli("run", "tiny", "hi"); err != nil {
-		t.Errorf("run: %v %s", err, out)
-	}
-	for _, args := range [][]string{{"rm", "tiny"}, {"cp", "tiny", "other"}, {"pull", "nobody/none"}} {
-		if out, err := cli(args...); err == nil || !strings.Contains(out, "manage") {
-			t.Errorf("%v is let in: %s", args, out)
+	spinner := regexp.MustCompile(`\x1b\[[?0-9]*[a-zA-Z]|[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] `)
+	for _, args := range [][]string{{"list"}, {"show", "--system", "tiny"}, {"run", "tiny", "hi"}} {
+		out, err := through(args...)
+		want := spinner.ReplaceAllString(direct(args...), "")
+		if out = spinner.ReplaceAllString(out, ""); err != nil || out != want || !strings.ContainsAny(out, "abcdefghijklmnopqrstuvwxyz") {
+			t.Errorf("%v: %v\nthrough the gate %q\n     without it %q", args, err, out, want)
 		}
 	}
-	g.run("key", "--state-dir", g.state, "add", "boss", "--power", "hello,read,manage", "--ssh", filepath.Join(home, ".ollama", "id_ed25519.pub"))
+	if out, err := through("ps"); err != nil || !strings.Contains(out, "tiny:latest") {
+		t.Errorf("ps: %v %s", err, out)
+	}
+	// Not the layers that the server has, so that they go up through the gate.
+	weights := append(realollama.Tiny(), make([]byte, 1<<20)...)
+	if err := os.WriteFile(filepath.Join(dir, "new.gguf"), weights, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "Modelfile"), []byte("FROM ./new.gguf\nSYSTEM made through the gate\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"rm", "tiny"}, {"cp", "tiny", "other"}, {"pull", "nobody/none"}, {"create", "new", "-f", "Modelfile"}} {
+		if out, err := through(args...); err == nil || !strings.Contains(out, `this key has not the power "manage"`) {
+			t.Errorf("%v with a key to use models: %v %s", args, err, out)
+		}
+	}
 	g.run("key", "--state-dir", g.state, "revoke", "cli")
-	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
-		if out, err = cli("cp", "tiny", "copy"); err == nil {
-			break
-		}
-	}
-	if err != nil {
+	g.run("key", "--state-dir", g.state, "add", "boss", "--power", "hello,read,manage", "--ssh", public)
+	if out, err := soon("cp", "tiny", "copy"); err != nil {
 		t.Errorf("cp with manage: %v %s", err, out)
 	}
-	if out, err := cli("rm", "copy"); err != nil {
-		t.Errorf("rm with manage: %v %s", err, out)
+	if out, err := through("create", "new", "-f", "Modelfile"); err != nil || strings.TrimSpace(direct("show", "--system", "new")) != "made through the gate" {
+		t.Errorf("create with manage: %v %s", err, out)
+	}
+	if out, err := through("run", "new", "hi"); err == nil || !strings.Contains(out, `"infer"`) {
+		t.Errorf("manage alone computes: %s", out)
+	}
+	for _, name := range []string{"copy", "new"} {
+		if out, err := through("rm", name); err != nil || strings.Contains(direct("list"), name+":") {
+			t.Errorf("rm %s with manage: %v %s", name, err, out)
+		}
+	}
+	uploaded := false
+	for _, r := range g.account() {
+		if r["route"] == "/api/blobs/:digest" && r["method"] == "POST" && r["bytes_in"] == float64(len(weights)) {
+			uploaded = true
+		}
+	}
+	if !uploaded {
+		t.Error("the ledger has no upload of the layer")
 	}
 }
 

@@ -321,4 +321,3 @@ func FuzzRouter(f *testing.F) {
 		r.hold(t, want, method, target)
 	})
 }
-

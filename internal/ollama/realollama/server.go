@@ -121,11 +121,30 @@ func Start(t testing.TB, opts ...Option) *Server {
 // it the test ends as in [Start].
 func Binary(t testing.TB) string {
 	t.Helper()
-	bin := filepath.Join(peers(t), "ollama-"+Version, "ollama")
-	if _, err := os.Stat(bin); err != nil {
-		missing(t, "real Ollama is not installed: run make peers")
+	return peer(t, "real Ollama", "ollama-"+Version, "ollama")
+}
+
+// SDKs is the folder with the SDKs for JavaScript, which node finds when a folder
+// above a program has a link node_modules to it.
+func SDKs(t testing.TB) string {
+	t.Helper()
+	return peer(t, "the SDKs of npm", "npm", "node_modules")
+}
+
+// GoClient is the go.mod to build programs with that use Ollama's Go client.
+func GoClient(t testing.TB) string {
+	t.Helper()
+	return peer(t, "Ollama's Go client", "goclient-"+Version, "go.mod")
+}
+
+// peer finds what scripts/peers.sh installs.
+func peer(t testing.TB, what string, path ...string) string {
+	t.Helper()
+	name := filepath.Join(append([]string{peers(t)}, path...)...)
+	if _, err := os.Stat(name); err != nil {
+		missing(t, what+" is not installed: run make peers")
 	}
-	return bin
+	return name
 }
 
 // missing skips the test for want of a part, or fails it where all are required.
