@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -14,16 +16,21 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"gatehouse/internal/gateway"
 	"gatehouse/internal/key"
 	"gatehouse/internal/ledger"
 	"gatehouse/internal/limit"
 	"gatehouse/internal/ollama"
+	"gatehouse/internal/policy"
 )
 
 // book is a ledger in memory.
@@ -84,8 +91,34 @@ type rig struct {
 	book  *book
 	ring  *key.Ring
 
-	mu    sync.Mutex
-	asked []*http.Request
+	mu      sync.Mutex
+	asked   []*http.Request
+	reached atomic.Int64 // bytes that came to the upstream
+}
+
+// counting is a listener that counts the bytes that come in.
+type counting struct {
+	net.Listener
+	n *atomic.Int64
+}
+
+func (l counting) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return countingConn{conn, l.n}, nil
+}
+
+type countingConn struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c countingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n.Add(int64(n))
+	return n, err
 }
 
 func (r *rig) requests() int {
@@ -99,12 +132,14 @@ func newRig(t *testing.T, serve http.HandlerFunc, keys ...key.Key) *rig {
 	t.Helper()
 	r := &rig{book: &book{added: make(chan struct{}, 1)}, ring: new(key.Ring)}
 	r.ring.Replace(keys)
-	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	up := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		r.mu.Lock()
 		r.asked = append(r.asked, req)
 		r.mu.Unlock()
 		serve(w, req)
 	}))
+	up.Listener = counting{up.Listener, &r.reached}
+	up.Start()
 	t.Cleanup(up.Close)
 	to, err := url.Parse(up.URL)
 	if err != nil {
@@ -179,77 +214,219 @@ func stream(list []string) http.HandlerFunc {
 	}
 }
 
-// TestNobodyEnters holds every route against everybody who has no business there.
-func TestNobodyEnters(t *testing.T) {
-	good, goodKey := newKey("good", nil)
-	callers := map[string]string{"no key": "", "unknown": good[:3] + "0000000000" + good[13:], "cut off": good[:len(good)-2]}
-	keys := []key.Key{goodKey}
-	stranger, _ := newKey("stranger", nil)
-	callers["of another gate"] = stranger
-	add := func(name string, change func(*key.Key)) {
-		token, k := newKey(name, change)
-		callers[name] = token
+// stranger is a caller who has no business at a route.
+type stranger struct {
+	name   string
+	show   func(*http.Request)       // puts on what it has for credentials
+	at     func(ollama.Route) bool   // where it has no business; nil: anywhere
+	body   func(ollama.Route) string // of the request; nil: a good one
+	reason func(ollama.Route) string // that the ledger has
+	status int                       // of the answer
+}
+
+func as(reason string) func(ollama.Route) string { return func(ollama.Route) string { return reason } }
+
+func withKey(token string) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) }
+}
+
+func header(name, value string) func(*http.Request) {
+	return func(r *http.Request) { r.Header.Set(name, value) }
+}
+
+// asks is a request that has what each route wants.
+func asks(model string, tokens int) string {
+	return fmt.Sprintf(`{"model":%[1]q,"name":%[1]q,"source":%[1]q,"destination":%[1]q,"alias":%[1]q,"target":%[1]q,"prompt":"x","input":"x",`+
+		`"max_tokens":%[2]d,"max_output_tokens":%[2]d,"options":{"num_predict":%[2]d},"messages":[{"role":"user","content":"x"}]}`, model, tokens)
+}
+
+// strangers are all who are to stay outside, and the keys that some of them hold.
+func strangers(t *testing.T) (list []stranger, keys []key.Key) {
+	t.Helper()
+	mint := func(name string, change func(*key.Key)) string {
+		token, k := newKey(name, func(k *key.Key) {
+			k.Terms = key.Terms{Powers: ollama.Powers, Models: []string{"tiny"}}
+			if change != nil {
+				change(k)
+			}
+		})
 		keys = append(keys, k)
+		return token
 	}
-	every := []ollama.Power{ollama.Hello, ollama.Read, ollama.Infer, ollama.Manage, ollama.Account}
-	add("revoked", func(k *key.Key) { k.Revoked = time.Now() })
-	add("expired", func(k *key.Key) { k.Expires = time.Now().Add(-time.Second) })
-	add("nothing given", func(k *key.Key) { k.Terms = key.Terms{} })
-	add("wrong source", func(k *key.Key) {
-		k.Terms.Powers = every
-		k.Terms.Sources = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
-	})
-	add("out of hours", func(k *key.Key) {
-		k.Terms.Powers = every
-		at := time.Now().UTC()
-		now := time.Duration(at.Hour()) * time.Hour
+	add := func(s stranger) { list = append(list, s) }
+	good := mint("good", nil)
+	other := mint("other", nil)
+	forged := keys[0]
+	wrong := forged.Rotate(time.Now(), 0)
+	unknown, _ := newKey("of another gate", nil)
+
+	// Who are you?
+	add(stranger{name: "no key", show: func(*http.Request) {}, reason: as(key.NoCredentials), status: 401})
+	add(stranger{name: "wrong key", show: withKey(wrong), reason: as(key.WrongKey), status: 401})
+	add(stranger{name: "unknown key", show: withKey(unknown), reason: as(key.UnknownKey), status: 401})
+	add(stranger{name: "cut off key", show: withKey(good[:len(good)-2]), reason: as(key.Typo), status: 401})
+	add(stranger{name: "mistyped key", show: withKey(good[:20] + "~" + good[21:]), reason: as(key.Typo), status: 401})
+	add(stranger{name: "revoked key", show: withKey(mint("revoked", func(k *key.Key) { k.Revoked = time.Now() })), reason: as(key.RevokedKey), status: 401})
+	add(stranger{name: "expired key", show: withKey(mint("expired", func(k *key.Key) { k.Expires = time.Now().Add(-time.Second) })), reason: as(key.ExpiredKey), status: 401})
+	rotated := mint("rotated", nil)
+	keys[len(keys)-1].Rotate(time.Now().Add(-time.Hour), time.Minute)
+	add(stranger{name: "key rotated away", show: withKey(rotated), reason: as(key.WrongKey), status: 401})
+	for _, name := range []string{"Api-Key", "X-Goog-Api-Key", "X-Auth-Token", "X-Api-Token", "Cookie", "Remote-User"} {
+		add(stranger{name: "good key in " + name, show: header(name, good), reason: as(key.NoCredentials), status: 401})
+	}
+	add(stranger{name: "good key in the query", show: func(r *http.Request) { r.URL.RawQuery = "key=" + good + "&api_key=" + good }, reason: as(key.NoCredentials), status: 401})
+	for name, value := range map[string]string{
+		"Authorization": good, "Proxy-Authorization": "Token " + good, "X-Api-Key": "Bearer " + good,
+	} {
+		add(stranger{name: "good key written wrong in " + name, show: header(name, value), reason: as(key.Malformed), status: 401})
+	}
+	add(stranger{name: "key as the user of Basic", show: func(r *http.Request) { r.SetBasicAuth(good, "") }, reason: as(key.Malformed), status: 401})
+	add(stranger{name: "token of an unknown issuer", show: header("Authorization", "Bearer e30.e30.e30"), reason: as(key.Malformed), status: 401})
+	add(stranger{name: "two keys", show: func(r *http.Request) { withKey(good)(r); r.Header.Set("X-Api-Key", other) }, reason: as(key.Ambiguous), status: 401})
+
+	// The stock program's signature.
+	sign := func(private ed25519.PrivateKey, of func(*http.Request) string, at time.Time) func(*http.Request) {
+		return func(r *http.Request) {
+			ts := strconv.FormatInt(at.Unix(), 10)
+			r.URL.RawQuery = "ts=" + ts
+			public, err := ssh.NewPublicKey(private.Public())
+			if err != nil {
+				t.Fatal(err)
+			}
+			signature := ed25519.Sign(private, []byte(of(r)+"?ts="+ts))
+			r.Header.Set("Authorization", base64.StdEncoding.EncodeToString(public.Marshal())+":"+base64.StdEncoding.EncodeToString(signature))
+		}
+	}
+	itself := func(r *http.Request) string { return r.Method + "," + r.URL.Path }
+	_, stray, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mint("signs", func(k *key.Key) { k.Ed25519 = public })
+	add(stranger{name: "unknown signature", show: sign(stray, itself, time.Now()), reason: as(key.UnknownKey), status: 401})
+	add(stranger{name: "signature of another path", show: sign(private, func(r *http.Request) string { return r.Method + ",/other" }, time.Now()), reason: as(key.BadSignature), status: 401})
+	add(stranger{name: "signature of another method", show: sign(private, func(r *http.Request) string { return "PUT," + r.URL.Path }, time.Now()), reason: as(key.BadSignature), status: 401})
+	add(stranger{name: "old signature", show: sign(private, itself, time.Now().Add(-time.Hour)), reason: as(key.BadClock), status: 401})
+	add(stranger{name: "early signature", show: sign(private, itself, time.Now().Add(time.Hour)), reason: as(key.BadClock), status: 401})
+
+	// May you?
+	from := mint("from elsewhere", func(k *key.Key) { k.Terms.Sources = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")} })
+	add(stranger{name: "wrong source", show: withKey(from), reason: as(policy.Source), status: 403})
+	late := mint("at other times", func(k *key.Key) {
+		now := time.Duration(time.Now().UTC().Hour()) * time.Hour
 		k.Terms.Hours = []key.Window{{From: (now + 3*time.Hour) % (24 * time.Hour), To: (now + 4*time.Hour) % (24 * time.Hour)}}
 	})
-	r := newRig(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, keys...)
-	n := 0
-	for _, route := range ollama.Routes {
-		path := strings.NewReplacer(":digest", "sha256:"+strings.Repeat("0", 64), ":model", "tiny", ":encodedKey", "abc").Replace(route.Pattern)
-		for name, token := range callers {
-			body := ""
-			if route.Method == "POST" {
-				body = chat
-			}
-			status, header, text := r.do(t, route.Method, path, token, body)
-			n++
-			record := r.book.last(t, n)
-			if status < 400 || status >= 500 || strings.Contains(text, token) && token != "" || header.Get("X-Request-Id") == "" {
-				t.Errorf("%s at %s %s: %d %s", name, route.Method, path, status, text)
-			}
-			if record.Allowed || record.Reason == "" || record.Status != status || record.ID != header.Get("X-Request-Id") || record.Power != string(route.Power) {
-				t.Errorf("%s at %s %s: %+v", name, route.Method, path, record)
-			}
-		}
-	}
-	if r.requests() > 0 || r.book.len() != n {
-		t.Errorf("%d requests came through; %d lines in the ledger for %d", r.requests(), r.book.len(), n)
-	}
-	// A key with every power but the one, and one for another model.
-	for _, route := range ollama.Routes {
-		token, k := newKey("all but one", func(k *key.Key) {
-			k.Terms.Powers = slices.DeleteFunc(slices.Clone(every), func(p ollama.Power) bool { return p == route.Power })
+	add(stranger{name: "wrong hour", show: withKey(late), reason: as(policy.Hours), status: 403})
+	add(stranger{name: "key with no terms", show: withKey(mint("nothing", func(k *key.Key) { k.Terms = key.Terms{} })), reason: as(policy.Power), status: 403})
+	for _, power := range ollama.Powers {
+		token := mint("all but "+string(power), func(k *key.Key) {
+			k.Terms.Powers = slices.DeleteFunc(slices.Clone(ollama.Powers), func(p ollama.Power) bool { return p == power })
 			k.Terms.Models = []string{"*"}
 		})
-		r.ring.Replace([]key.Key{k})
+		add(stranger{name: "all but " + string(power), show: withKey(token), at: func(r ollama.Route) bool { return r.Power == power }, reason: as(policy.Power), status: 403})
+	}
+	add(stranger{
+		name: "other key's model", show: withKey(mint("other model", func(k *key.Key) { k.Terms.Models = []string{"other:*"} })),
+		at: func(r ollama.Route) bool { return r.NamesModels() || r.Power == ollama.Infer }, reason: as(policy.Model), status: 403,
+	})
+	add(stranger{
+		name: "no model", show: withKey(mint("no model", func(k *key.Key) { k.Terms.Models = nil })),
+		at: func(r ollama.Route) bool { return r.NamesModels() || r.Power == ollama.Infer }, reason: as(policy.Model), status: 403,
+	})
+	add(stranger{name: "over its length", show: withKey(mint("short", func(k *key.Key) { k.Terms.Caps.RequestBytes = 9 })), reason: func(r ollama.Route) string {
+		if r.TakesJSON() {
+			return "body-too-large"
+		}
+		return policy.Size
+	}, status: 413})
+	add(stranger{
+		name: "over its tokens", show: withKey(mint("capped", func(k *key.Key) { k.Terms.Strict = true; k.Terms.Caps.MaxTokens = 5 })),
+		body: func(ollama.Route) string { return asks("tiny", 6) },
+		at:   func(r ollama.Route) bool { return r.Power == ollama.Infer && !strings.Contains(r.Pattern, "embed") },
+		reason: func(r ollama.Route) string {
+			if !r.Bounded() {
+				return policy.Uncounted
+			}
+			return policy.Capped
+		}, status: 403,
+	})
+
+	// Whoever you are.
+	add(stranger{name: "another name for the gate", show: func(r *http.Request) { withKey(good)(r); r.Host = "evil.example" }, reason: as("unknown-host"), status: 421})
+	add(stranger{name: "a web page", show: func(r *http.Request) { withKey(good)(r); r.Header.Set("Origin", "https://evil.example") }, reason: as("unknown-origin"), status: 403})
+	return list, keys
+}
+
+// TestNobodyEnters holds every route against everybody who has no business there:
+// not a byte reaches the upstream, and each leaves one line in the ledger.
+func TestNobodyEnters(t *testing.T) {
+	list, keys := strangers(t)
+	r := newRig(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }, keys...)
+	n := 0
+	for _, s := range list {
+		for _, route := range ollama.Routes {
+			if s.at != nil && !s.at(route) {
+				continue
+			}
+			path := strings.NewReplacer(":digest", "sha256:"+strings.Repeat("0", 64), ":model", "tiny", ":encodedKey", "abc").Replace(route.Pattern)
+			body := asks("tiny", 5)
+			if s.body != nil {
+				body = s.body(route)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), route.Method, r.URL+path, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.show(req)
+			resp, err := r.Client().Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+			record := r.book.last(t, n)
+			if resp.StatusCode != s.status || strings.Contains(string(text), "gh_") && !strings.Contains(string(text), "gh_…") || route.Method != "HEAD" && len(text) == 0 {
+				t.Errorf("%s at %s %s: %s %s, want %d", s.name, route.Method, path, resp.Status, text, s.status)
+			}
+			if record.Allowed || record.Reason != s.reason(route) || record.Status != s.status || record.ID != resp.Header.Get("X-Request-Id") ||
+				record.Power != string(route.Power) || record.Route != route.Pattern || record.Address != "127.0.0.1" || r.book.len() != n {
+				t.Errorf("%s at %s %s: %d lines, %+v", s.name, route.Method, path, r.book.len(), record)
+			}
+		}
+	}
+	if got := r.reached.Load(); got > 0 || r.requests() > 0 {
+		t.Errorf("%d bytes and %d requests came through", got, r.requests())
+	}
+	// And the rig would tell: the good key gets through at every route.
+	for _, route := range ollama.Routes {
 		path := strings.NewReplacer(":digest", "sha256:"+strings.Repeat("0", 64), ":model", "tiny", ":encodedKey", "abc").Replace(route.Pattern)
-		if status, _, text := r.do(t, route.Method, path, token, chat); status != 403 {
-			t.Errorf("%s %s without %s: %d %s", route.Method, path, route.Power, status, text)
+		req, err := http.NewRequestWithContext(t.Context(), route.Method, r.URL+path, strings.NewReader(asks("tiny", 5)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list[len(list)-1].show(req)
+		req.Header.Del("Origin")
+		resp, err := r.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusTeapot {
+			t.Errorf("the good key at %s %s: %s", route.Method, path, resp.Status)
 		}
 	}
-	token, k := newKey("another model", func(k *key.Key) { k.Terms.Models = []string{"other:*"} })
-	r.ring.Replace([]key.Key{k})
-	for _, path := range []string{"/api/chat", "/api/generate", "/api/show", "/v1/chat/completions", "/v1/messages", "/api/embed"} {
-		if status, _, text := r.do(t, "POST", path, token, chat); status < 400 || status >= 500 {
-			t.Errorf("%s of another model: %d %s", path, status, text)
-		}
+	if r.reached.Load() == 0 || r.requests() != len(ollama.Routes) {
+		t.Errorf("%d bytes and %d requests came through, of %d", r.reached.Load(), r.requests(), len(ollama.Routes))
 	}
-	if r.requests() > 0 {
-		t.Errorf("%d requests came through", r.requests())
-	}
+	t.Logf("%d strangers, %d routes, %d requests", len(list), len(ollama.Routes), n)
 }
 
 // TestTargets writes request lines that one router reads so and another so.
