@@ -38,7 +38,7 @@ func (g *gate) build(ctx context.Context, cfg *config) (*serving, error) {
 	}
 	s.front = &gateway.Gateway{
 		Door: door, Limiter: g.limiter, Queue: g.queue, Upstream: s.pool, Ledger: g.ledger,
-		ForModel: upstream.WithModel, Prefix: cfg.Prefix, Hosts: cfg.names(), Origins: cfg.Origins,
+		ForModel: upstream.WithModel, Elsewhere: s.pool.Elsewhere, Prefix: cfg.Prefix, Hosts: cfg.names(), Origins: cfg.Origins,
 		MaxBody: int64(cfg.Requests.MaxBody), MaxAnswer: int64(cfg.Requests.MaxAnswer),
 		BodyTime: time.Duration(cfg.Requests.BodyTime), WriteTime: time.Duration(cfg.Requests.WriteTime),
 		QueueTime: time.Duration(cfg.Queue.Wait), Watch: g.metrics.Metrics,

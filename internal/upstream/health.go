@@ -45,7 +45,7 @@ func (p *Pool) Run(ctx context.Context) {
 
 // look asks one server how it is.
 func (s *server) look(ctx context.Context) {
-	version, models, loaded, err := s.ask(ctx)
+	is, err := s.ask(ctx)
 	if ctx.Err() != nil {
 		return
 	}
@@ -56,39 +56,50 @@ func (s *server) look(ctx context.Context) {
 	}
 	s.err = err
 	if err == nil {
-		s.version, s.models, s.loaded = version, models, loaded
+		s.version, s.models, s.loaded, s.remote = is.version, is.models, is.loaded, is.remote
 		s.failures, s.until = 0, time.Time{}
 	}
 }
 
-func (s *server) ask(ctx context.Context) (version string, models, loaded []string, err error) {
+// answers is what a server says of itself; models go by their canonical names.
+type answers struct {
+	version                string
+	models, loaded, remote []string
+}
+
+func (s *server) ask(ctx context.Context) (is answers, err error) {
 	body, err := s.get(ctx, "/api/version")
 	if err != nil {
-		return "", nil, nil, err
+		return is, err
 	}
 	v, err := ollama.ParseVersion(body)
 	if err != nil {
-		return "", nil, nil, errors.New("/api/version: not Ollama's answer")
+		return is, errors.New("/api/version: not Ollama's answer")
 	}
+	is.version = v.Version
 	if body, err = s.get(ctx, "/api/tags"); err != nil {
-		return "", nil, nil, err
+		return is, err
 	}
 	tags, err := ollama.ParseTags(body)
 	if err != nil {
-		return "", nil, nil, errors.New("/api/tags: not Ollama's answer")
+		return is, errors.New("/api/tags: not Ollama's answer")
 	}
 	for _, m := range tags.Models {
-		models = append(models, ollama.CanonicalName(m.Name))
+		name := ollama.CanonicalName(m.Name)
+		is.models = append(is.models, name)
+		if m.RemoteHost != "" || m.RemoteModel != "" {
+			is.remote = append(is.remote, name)
+		}
 	}
 	// Releases before 0.1.38 have no /api/ps; that makes none of them ill.
 	if body, err := s.get(ctx, "/api/ps"); err == nil {
 		if ps, err := ollama.ParsePs(body); err == nil {
 			for _, m := range ps.Models {
-				loaded = append(loaded, ollama.CanonicalName(m.Name))
+				is.loaded = append(is.loaded, ollama.CanonicalName(m.Name))
 			}
 		}
 	}
-	return v.Version, models, loaded, nil
+	return is, nil
 }
 
 func (s *server) get(ctx context.Context, path string) ([]byte, error) {

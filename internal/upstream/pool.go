@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -62,6 +63,7 @@ type server struct {
 	version  string
 	models   []string
 	loaded   []string
+	remote   []string // of models: what computes on another server
 }
 
 // Deadlines. There is none for the first byte of an answer: loading a model can
@@ -161,9 +163,28 @@ func (s *server) rewrite(r *httputil.ProxyRequest) {
 			delete(r.Out.Header, name)
 		}
 	}
+	r.Out.Header.Set("Forwarded", forwarded(r.In))
 	// The clock of the CLI's signature, and whatever else: no handler of Ollama's
 	// reads a query.
 	r.Out.URL.RawQuery = ""
+	r.Out.Trailer = nil // nor what comes after a body
+}
+
+// forwarded says whom the request is for, as the connection has it (RFC 7239).
+func forwarded(r *http.Request) string {
+	from := "unknown"
+	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+		if addr := at.Addr().Unmap().WithZone(""); addr.Is4() {
+			from = addr.String()
+		} else {
+			from = `"[` + addr.String() + `]"`
+		}
+	}
+	proto := "http"
+	if r.TLS != nil {
+		proto = "https"
+	}
+	return fmt.Sprintf("for=%s;host=%q;proto=%s", from, r.Host, proto)
 }
 
 // clean takes from an answer what is between Ollama and the gate.
@@ -190,6 +211,16 @@ func (p *Pool) Slots() (n int) {
 		n += s.Slots
 	}
 	return n
+}
+
+// Elsewhere reports whether a model, by its canonical name, computes on another
+// server than these, such as ollama.com, as far as they said when last asked.
+func (p *Pool) Elsewhere(model string) bool {
+	return slices.ContainsFunc(p.servers, func(s *server) bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.Contains(s.remote, model)
+	})
 }
 
 type modelKey struct{}

@@ -107,12 +107,66 @@ func TestHeaders(t *testing.T) {
 		t.Errorf("%s of %s", got.URL, got.Host)
 	}
 	for name := range got.Header {
-		if strings.HasPrefix(name, "X-F") || slices.Contains([]string{"Origin", "Referer", "Forwarded", "X-Hop"}, name) {
+		if strings.HasPrefix(name, "X-F") || slices.Contains([]string{"Origin", "Referer", "X-Hop"}, name) {
 			t.Errorf("%s reaches the upstream", name)
 		}
 	}
+	if want := fmt.Sprintf("for=127.0.0.1;host=%q;proto=http", strings.TrimPrefix(s.URL, "http://")); got.Header.Get("Forwarded") != want {
+		t.Errorf("forwarded %s, want %s", got.Header["Forwarded"], want)
+	}
 	if got.Header.Get("X-Request-Id") != "abc" || header.Get("Access-Control-Allow-Origin") != "" || header.Get("Server") != "" || header.Get("X-Kept") != "yes" {
 		t.Errorf("%v came back", header)
+	}
+}
+
+func TestForwarded(t *testing.T) {
+	for from, want := range map[string]string{
+		"192.0.2.1:5":              "192.0.2.1",
+		"[::ffff:192.0.2.1]:5":     "192.0.2.1",
+		"[2001:db8::1]:5":          `"[2001:db8::1]"`,
+		"[fe80::1%eth0;proto=x]:5": `"[fe80::1]"`,
+		"@":                        "unknown",
+	} {
+		r := httptest.NewRequest("GET", "https://box:8443/", nil)
+		r.RemoteAddr = from
+		if got := forwarded(r); got != "for="+want+`;host="box:8443";proto=https` {
+			t.Errorf("%s: %s", from, got)
+		}
+	}
+}
+
+// TestTrailers: what comes after an answer passes, and what a caller puts after a
+// request, where nobody looks for credentials, does not.
+func TestTrailers(t *testing.T) {
+	var got http.Header
+	up := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		_, _ = io.Copy(w, r.Body)
+		got = r.Trailer
+		w.Header().Set("X-Sum", "there")
+		w.Header().Set(http.TrailerPrefix+"X-Late", "too")
+	}))
+	defer up.Close()
+	p, err := New(Config{Servers: []Server{{URL: parse(t, up.URL)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	s := httptest.NewServer(p)
+	defer s.Close()
+	r, err := http.NewRequestWithContext(t.Context(), "POST", s.URL, io.NopCloser(strings.NewReader("body")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Trailer = http.Header{"X-Api-Key": {"secret"}}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil || string(body) != "body" || len(got) > 0 || resp.Trailer.Get("X-Sum") != "there" || resp.Trailer.Get("X-Late") != "too" {
+		t.Errorf("%q %v, up %v, down %v", body, err, got, resp.Trailer)
 	}
 }
 
@@ -297,7 +351,7 @@ func TestChoice(t *testing.T) {
 		t.Cleanup(s.Close)
 		return s.URL
 	}
-	const a, b = `{"name":"a:latest"}`, `{"name":"b:latest"}`
+	const a, b = `{"name":"a:latest"}`, `{"name":"b:latest","remote_host":"https://ollama.com:443"}`
 	empty, has, loaded := serve("", ""), serve(a, ""), serve(a+","+b, a)
 	p, _ := front(t, empty, has, loaded, closed(t))
 	for _, s := range p.servers {
@@ -323,6 +377,9 @@ func TestChoice(t *testing.T) {
 	}
 	if text, err := json.Marshal(status); err != nil || !strings.Contains(string(text), `"in_flight":2`) {
 		t.Errorf("%s %v", text, err)
+	}
+	if p.Elsewhere("a:latest") || !p.Elsewhere("b:latest") || p.Elsewhere("c:latest") {
+		t.Error("which models compute elsewhere is not known")
 	}
 	if p.Slots() != 8 {
 		t.Errorf("%d slots", p.Slots())
