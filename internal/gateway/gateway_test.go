@@ -15,6 +15,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -789,18 +790,31 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestBlob: a body of any size passes as it comes, for who may manage.
+// TestBlob: a body of any size passes as it comes, for who may manage, and
+// leaves the heap as it was.
 func TestBlob(t *testing.T) {
 	token, k := newKey("laptop", func(k *key.Key) {
 		k.Terms.Powers = append(k.Terms.Powers, ollama.Manage)
 		k.Terms.Models = []string{"*"}
 	})
-	var n int64
+	var n, most int64
 	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
-		n, _ = io.Copy(io.Discard, req.Body)
+		p := make([]byte, 1<<20)
+		for next := int64(0); ; {
+			got, err := req.Body.Read(p)
+			if n += int64(got); n >= next {
+				next += 100 << 20
+				var m runtime.MemStats
+				runtime.ReadMemStats(&m)
+				most = max(most, int64(m.HeapAlloc))
+			}
+			if err != nil {
+				break
+			}
+		}
 		w.WriteHeader(http.StatusCreated)
 	}, k)
-	const size = 100 << 20
+	const size = 1 << 30
 	req, err := http.NewRequestWithContext(t.Context(), "POST", r.URL+"/api/blobs/sha256:"+strings.Repeat("0", 64), io.LimitReader(zeros{}, size))
 	if err != nil {
 		t.Fatal(err)
@@ -813,6 +827,55 @@ func TestBlob(t *testing.T) {
 	_ = resp.Body.Close()
 	if record := r.book.last(t, 1); resp.StatusCode != 201 || n != size || record.BytesIn != size {
 		t.Errorf("%s, %d bytes, %+v", resp.Status, n, record)
+	}
+	if most > 64<<20 {
+		t.Errorf("%d MiB of heap", most>>20)
+	}
+	t.Logf("%d MiB, %d MiB of heap at most", n>>20, most>>20)
+}
+
+// TestTrailers: what comes after an answer passes, whole answers and streams.
+func TestTrailers(t *testing.T) {
+	token, k := newKey("laptop", nil)
+	r := newRig(t, func(w http.ResponseWriter, req *http.Request) {
+		w.Header().Set("Trailer", "X-Sum")
+		stream(pieces(3))(w, req)
+		w.Header().Set("X-Sum", "7")
+		w.Header().Set(http.TrailerPrefix+"X-Late", "8")
+	}, k)
+	for _, path := range []string{"/api/chat", "/api/show"} {
+		req, err := http.NewRequestWithContext(t.Context(), "POST", r.URL+path, strings.NewReader(chat))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := r.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if err != nil || string(text) != strings.Join(pieces(3), "") || resp.Trailer.Get("X-Sum") != "7" || resp.Trailer.Get("X-Late") != "8" {
+			t.Errorf("%s: %q %v %v", path, text, resp.Trailer, err)
+		}
+	}
+}
+
+// TestHead: an answer without a body says how long it would be, unless that
+// would tell of models that are not the key's.
+func TestHead(t *testing.T) {
+	some, one := newKey("some", nil)
+	every, all := newKey("every", func(k *key.Key) { k.Terms.Models = []string{"*"} })
+	r := newRig(t, func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"models":[{"name":"tiny:latest"},{"name":"secret:latest"}]}`)
+	}, one, all)
+	for _, c := range []struct{ token, path, length string }{
+		{every, "/api/tags", "60"}, {some, "/api/tags", ""}, {some, "/", "60"},
+	} {
+		status, header, text := r.do(t, "HEAD", c.path, c.token, "")
+		if status != 200 || text != "" || header.Get("Content-Length") != c.length {
+			t.Errorf("%s: %d %v %q", c.path, status, header, text)
+		}
 	}
 }
 

@@ -41,8 +41,13 @@ func (r Route) Dialect() Dialect {
 func (r Route) TakesJSON() bool { return asked[r.key()] != nil }
 
 // ListsModels reports whether the route's answer is a list that [FilterModels]
-// cuts down.
-func (r Route) ListsModels() bool { return listed[r.key()].member != "" }
+// cuts down, or tells the length of one.
+func (r Route) ListsModels() bool {
+	if r.Method == "HEAD" {
+		r.Method = "GET"
+	}
+	return listed[r.key()].member != ""
+}
 
 type routeKey struct{ method, pattern string }
 

@@ -241,7 +241,7 @@ func TestTakesJSON(t *testing.T) {
 		if r.Power == ollama.Infer && !r.NamesModels() {
 			t.Errorf("%s %s computes with no model", r.Method, r.Pattern)
 		}
-		if lists := r.Method == http.MethodGet && slices.Contains([]string{"/api/tags", "/api/ps", "/v1/models", "/api/experimental/aliases"}, r.Pattern); r.ListsModels() != lists {
+		if lists := (r.Method == http.MethodGet || r.Method == http.MethodHead) && slices.Contains([]string{"/api/tags", "/api/ps", "/v1/models", "/api/experimental/aliases"}, r.Pattern); r.ListsModels() != lists {
 			t.Errorf("%s %s lists models: %v", r.Method, r.Pattern, !lists)
 		}
 	}
