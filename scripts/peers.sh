@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Install the real programs that the tests and the bench are held against: Ollama, the clients that
-# people have for it, nginx, and the scanners that we are measured beside. Nothing lands in the source tree, no service is left running,
-# and a second call does nothing.
+# people have for it, an ACME authority, nginx, and the scanners that we are measured beside. Nothing
+# lands in the source tree, no service is left running, and a second call does nothing.
 #
 #   GATEHOUSE_CACHE   where to keep them (default: $XDG_CACHE_HOME/gatehouse or ~/.cache/gatehouse)
 set -euo pipefail
 
 ollama=0.17.4  # the release that testdata/0.17.4 was captured from
 malgo=v0.11.24 # carries miniaudio.h, which Ollama's module leaves out
+pebble=v2.8.0  # an ACME authority for tests
 sdks=(ollama@0.6.4 openai@6.49.0 @anthropic-ai/sdk@1.13.0)
 
 cache=${GATEHOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gatehouse}
@@ -143,6 +144,14 @@ install_goclient() {
 	mv "$tmp/goclient" "$peers/goclient-$ollama"
 }
 
+install_pebble() {
+	[ ! -x "$peers/pebble-$pebble/pebble" ] || return 0
+	say "building pebble $pebble"
+	(cd "$tmp" && GOWORK=off GOBIN=$tmp/pebble "$go" install "github.com/letsencrypt/pebble/v2/cmd/pebble@$pebble" >"$peers/pebble.log" 2>&1) ||
+		{ tail -n 20 "$peers/pebble.log" >&2; die "pebble did not build; the whole log is $peers/pebble.log"; }
+	mv "$tmp/pebble" "$peers/pebble-$pebble"
+}
+
 command -v "$go" >/dev/null || die "Go is missing: see https://go.dev/doc/install"
 mkdir -p "$peers"
 peers=$(cd "$peers" && pwd) dest=$peers/ollama-$ollama
@@ -160,4 +169,5 @@ install_ollama
 install_model
 install_sdks
 install_goclient
+install_pebble
 say "ready in $peers"

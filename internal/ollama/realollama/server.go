@@ -137,6 +137,13 @@ func GoClient(t testing.TB) string {
 	return peer(t, "Ollama's Go client", "goclient-"+Version, "go.mod")
 }
 
+// Pebble finds an ACME authority for tests: it belongs here, for it is found as
+// Ollama is.
+func Pebble(t testing.TB) string {
+	t.Helper()
+	return peer(t, "pebble", "pebble-v2.8.0", "pebble")
+}
+
 // peer finds what scripts/peers.sh installs.
 func peer(t testing.TB, what string, path ...string) string {
 	t.Helper()
