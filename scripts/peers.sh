@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Install the real programs that the tests and the bench are held against: Ollama, the clients that
-# people have for it, an ACME authority, nginx, and the scanners that we are measured beside. Nothing
-# lands in the source tree, no service is left running, and a second call does nothing.
+# Install the real programs that the tests and the benches are held against: Ollama, the clients that
+# people have for it, an ACME authority, and the proxies and scanners that we are measured beside.
+# Nothing lands in the source tree, no service is left running, and a second call does nothing.
 #
 #   GATEHOUSE_CACHE   where to keep them (default: $XDG_CACHE_HOME/gatehouse or ~/.cache/gatehouse)
 set -euo pipefail
@@ -30,6 +30,8 @@ missing_packages() {
 	have g++ || echo g++
 	have curl || echo curl
 	have nginx || echo nginx-light
+	have haproxy || echo haproxy
+	have caddy || echo caddy
 	have nmap || echo nmap
 	have masscan || echo masscan
 	have zmap || echo zmap
@@ -63,11 +65,14 @@ install_packages() {
 		>"$peers/apt.log" 2>&1 || failed=1
 	[ -z "$ours" ] || rm -f "$policy"
 	[ -z "$failed" ] || { tail -n 20 "$peers/apt.log" >&2; die "apt-get failed; the whole log is $peers/apt.log"; }
-	# Nor may it start at the next boot: we asked for the program, not for a web server.
-	case " ${want[*]} " in *" nginx-light "*)
-		if [ -d /run/systemd/system ]; then systemctl disable --now --quiet nginx || true; fi
-		;;
-	esac
+	# Nor may they start at the next boot: we asked for the programs, not for their services.
+	local package
+	for package in "${want[@]}"; do
+		case $package in nginx-light | haproxy | caddy)
+			if [ -d /run/systemd/system ]; then systemctl disable --now --quiet "${package%-light}" || true; fi
+			;;
+		esac
+	done
 }
 
 # headers makes the include folder. Its path is part of Go's build cache key, so it is a fixed one:
