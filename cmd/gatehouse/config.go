@@ -41,6 +41,7 @@ type config struct {
 	Login    loginConfig          `yaml:"login"`
 	Policies map[string]Allowance `yaml:"policies"`
 	Drain    span                 `yaml:"drain"` // for streams to end when the gate stops; default 30s
+	Traces   tracesConfig         `yaml:"traces"`
 	Log      string               `yaml:"log"`   // "json" or "text"; default text on a terminal
 }
 
@@ -155,6 +156,7 @@ func (c *config) defaults() {
 	c.Queue.Length = cmp.Or(c.Queue.Length, 256)
 	c.Queue.Wait = cmp.Or(c.Queue.Wait, span(5*time.Minute))
 	c.Drain = cmp.Or(c.Drain, span(30*time.Second))
+	c.Traces.Share = cmp.Or(c.Traces.Share, 1)
 	c.Login.ClockWindow = cmp.Or(c.Login.ClockWindow, span(time.Minute))
 	for i := range c.Login.OIDC {
 		o := &c.Login.OIDC[i]
@@ -252,6 +254,9 @@ func (c *config) check() error {
 		if netip.Prefix(p).Bits() == 0 {
 			wrong("login.trusted_proxy: from %s is everybody", netip.Prefix(p))
 		}
+	}
+	if err := c.Traces.check(); err != nil {
+		errs = append(errs, err)
 	}
 	switch c.Log {
 	case "", "json", "text":

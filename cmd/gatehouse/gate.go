@@ -102,6 +102,7 @@ type gate struct {
 	limiter *limit.Limiter
 	queue   *limit.Queue
 	metrics *metrics
+	watch   gateway.Watch // the metrics, and traces where they are wanted
 	version int64              // of the store, when the ring was filled
 	keys    map[string]key.Key // as they were then, by id
 
@@ -144,6 +145,10 @@ func (g *gate) run(ctx context.Context, cfg *config) (err error) {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	endTraces, err := g.openTraces(ctx, cfg.Traces)
+	if err != nil {
+		return err
+	}
 	next, err := g.build(ctx, cfg)
 	if err != nil {
 		return err
@@ -192,6 +197,11 @@ func (g *gate) run(ctx context.Context, cfg *config) (err error) {
 	cancel()
 	background.Wait()
 	g.event("stop", "")
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+	defer done()
+	if lost := endTraces(last); lost != nil {
+		g.log.Warn("some traces are lost", "error", lost.Error())
+	}
 	return err
 }
 

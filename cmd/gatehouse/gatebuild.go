@@ -41,7 +41,8 @@ func (g *gate) build(ctx context.Context, cfg *config) (*serving, error) {
 		ForModel: upstream.WithModel, Elsewhere: s.pool.Elsewhere, Prefix: cfg.Prefix, Hosts: cfg.names(), Origins: cfg.Origins,
 		MaxBody: int64(cfg.Requests.MaxBody), MaxAnswer: int64(cfg.Requests.MaxAnswer),
 		BodyTime: time.Duration(cfg.Requests.BodyTime), WriteTime: time.Duration(cfg.Requests.WriteTime),
-		QueueTime: time.Duration(cfg.Queue.Wait), Watch: g.metrics.Metrics,
+		QueueTime: time.Duration(cfg.Queue.Wait), Watch: g.watch,
+		Digest: s.pool.Digest,
 	}
 	g.queue.SetSlots(s.pool.Slots(), cfg.Queue.Length)
 
@@ -373,8 +374,8 @@ func (g *gate) reload(ctx context.Context) {
 		return
 	}
 	old := g.now.Load()
-	if fmt.Sprint(cfg.Listen, cfg.Admin) != fmt.Sprint(old.cfg.Listen, old.cfg.Admin) || (cfg.TLS.Mode == "off") != (old.cfg.TLS.Mode == "off") {
-		g.log.Warn("listen, admin and tls on or off change with the next start only")
+	if fmt.Sprint(cfg.Listen, cfg.Admin, cfg.Traces) != fmt.Sprint(old.cfg.Listen, old.cfg.Admin, old.cfg.Traces) || (cfg.TLS.Mode == "off") != (old.cfg.TLS.Mode == "off") {
+		g.log.Warn("listen, admin, traces and tls on or off change with the next start only")
 	}
 	next, err := g.build(ctx, cfg)
 	if err != nil {

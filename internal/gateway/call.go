@@ -265,6 +265,9 @@ func (c *call) read() bool {
 func (c *call) noteModel() {
 	if c.ask != nil && len(c.ask.Models) > 0 {
 		c.record.Model = shorten(c.ask.Models[0])
+		if c.gate.Digest != nil {
+			c.record.Digest = c.gate.Digest(c.ask.Models[0])
+		}
 	}
 }
 

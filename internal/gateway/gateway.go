@@ -34,6 +34,10 @@ type Gateway struct {
 	// ForModel tells the upstream which model a request is for; nil tells nothing.
 	ForModel func(ctx context.Context, model string) context.Context
 
+	// Digest is the digest of a model as the upstream last told it, "" when it is
+	// not known; nil knows none.
+	Digest func(model string) string
+
 	// Prefix is the path under which the API is served, such as "/ollama";
 	// "" is the root.
 	Prefix string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -56,15 +57,17 @@ func (s *server) look(ctx context.Context) {
 	}
 	s.err = err
 	if err == nil {
-		s.version, s.models, s.loaded, s.remote = is.version, is.models, is.loaded, is.remote
+		s.version, s.digests, s.loaded, s.remote = is.version, is.digests, is.loaded, is.remote
+		s.models = slices.Sorted(maps.Keys(is.digests))
 		s.failures, s.until = 0, time.Time{}
 	}
 }
 
 // answers is what a server says of itself; models go by their canonical names.
 type answers struct {
-	version                string
-	models, loaded, remote []string
+	version        string
+	digests        map[string]string // of every model that is there
+	loaded, remote []string
 }
 
 func (s *server) ask(ctx context.Context) (is answers, err error) {
@@ -84,9 +87,10 @@ func (s *server) ask(ctx context.Context) (is answers, err error) {
 	if err != nil {
 		return is, errors.New("/api/tags: not Ollama's answer")
 	}
+	is.digests = make(map[string]string, len(tags.Models))
 	for _, m := range tags.Models {
 		name := ollama.CanonicalName(m.Name)
-		is.models = append(is.models, name)
+		is.digests[name] = m.Digest
 		if m.RemoteHost != "" || m.RemoteModel != "" {
 			is.remote = append(is.remote, name)
 		}

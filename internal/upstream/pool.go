@@ -62,6 +62,7 @@ type server struct {
 	err      error
 	version  string
 	models   []string
+	digests  map[string]string // of models, by name
 	loaded   []string
 	remote   []string // of models: what computes on another server
 }
@@ -221,6 +222,21 @@ func (p *Pool) Elsewhere(model string) bool {
 		defer s.mu.Unlock()
 		return slices.Contains(s.remote, model)
 	})
+}
+
+// Digest is the digest of a model as a server that has it last told, "" when
+// none did.
+func (p *Pool) Digest(model string) string {
+	name := ollama.CanonicalName(model)
+	for _, s := range p.servers {
+		s.mu.Lock()
+		digest := s.digests[name]
+		s.mu.Unlock()
+		if digest != "" {
+			return digest
+		}
+	}
+	return ""
 }
 
 type modelKey struct{}
