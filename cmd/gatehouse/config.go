@@ -42,7 +42,7 @@ type config struct {
 	Policies map[string]Allowance `yaml:"policies"`
 	Drain    span                 `yaml:"drain"` // for streams to end when the gate stops; default 30s
 	Traces   tracesConfig         `yaml:"traces"`
-	Log      string               `yaml:"log"`   // "json" or "text"; default text on a terminal
+	Log      string               `yaml:"log"` // "json" or "text"; default text on a terminal
 }
 
 type tlsConfig struct {

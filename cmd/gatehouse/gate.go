@@ -102,7 +102,7 @@ type gate struct {
 	limiter *limit.Limiter
 	queue   *limit.Queue
 	metrics *metrics
-	watch   gateway.Watch // the metrics, and traces where they are wanted
+	watch   gateway.Watch      // the metrics, and traces where they are wanted
 	version int64              // of the store, when the ring was filled
 	keys    map[string]key.Key // as they were then, by id
 

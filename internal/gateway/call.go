@@ -54,6 +54,11 @@ func (g *Gateway) begin(w http.ResponseWriter, r *http.Request) *call {
 	c.record = ledger.Record{
 		Time: now, ID: id, Event: "request", Address: c.from.String(), Method: shorten(r.Method), BytesIn: 0,
 	}
+	if r.Body != nil && r.Body != http.NoBody {
+		// Also for those who are turned away at once: the server reads on for what
+		// is left of a small body, and nobody may have it wait without end.
+		_ = http.NewResponseController(w).SetReadDeadline(now.Add(orDefault(g.BodyTime, time.Minute)))
+	}
 	h := w.Header()
 	h.Set(requestID, id)
 	h.Set("Cache-Control", "no-store")
@@ -234,11 +239,7 @@ func (c *call) read() bool {
 		c.tooLarge(limit)
 		return false
 	}
-	// The caller must not hold a place with a body that never comes.
-	control := http.NewResponseController(c.w)
-	_ = control.SetReadDeadline(c.began.Add(orDefault(c.gate.BodyTime, time.Minute)))
 	body, err := readAll(c.r.Body, c.r.ContentLength, limit)
-	_ = control.SetReadDeadline(time.Time{})
 	c.record.BytesIn = int64(len(body))
 	switch {
 	case errors.Is(err, errTooLarge):
@@ -249,6 +250,7 @@ func (c *call) read() bool {
 		c.deny(http.StatusRequestTimeout, "body-broken", "the request's body did not arrive whole")
 		return false
 	}
+	c.noHurry()
 	if c.r.Header.Get("Content-Encoding") != "" {
 		c.deny(http.StatusUnsupportedMediaType, "encoded-body", "send the body without Content-Encoding")
 		return false
@@ -260,6 +262,14 @@ func (c *call) read() bool {
 	}
 	c.noteModel()
 	return true
+}
+
+// noHurry takes back the deadline for the body: from here on a read is the
+// server's, to learn whether the caller is still there.
+func (c *call) noHurry() {
+	if c.r.Body != nil && c.r.Body != http.NoBody {
+		_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
+	}
 }
 
 func (c *call) noteModel() {

@@ -9,11 +9,24 @@ import (
 	"gatehouse/internal/key"
 )
 
-// forward hands the call to the upstream. Nothing of who the caller is goes
-// with it: credentials end at the door.
+// forward hands the call to the upstream.
 func (c *call) forward() {
 	ctx, stop := context.WithCancel(c.ctx)
 	defer stop()
+	out := c.outgoing(ctx)
+	a := newAnswer(c, stop)
+	c.answer = a
+	c.gate.watch().Streaming(1)
+	defer c.gate.watch().Streaming(-1)
+	c.gate.Upstream.ServeHTTP(a, out)
+	if c.answer == a { // and not UpstreamFailed's
+		a.finish()
+	}
+}
+
+// outgoing is the request as the upstream gets it. Nothing of who the caller is
+// goes with it: credentials end at the door.
+func (c *call) outgoing(ctx context.Context) *http.Request {
 	if c.gate.ForModel != nil && c.record.Model != "" {
 		ctx = c.gate.ForModel(ctx, c.record.Model)
 	}
@@ -30,17 +43,10 @@ func (c *call) forward() {
 		out.ContentLength, out.TransferEncoding = int64(len(body)), nil
 	case c.r.Body != nil && c.r.Body != http.NoBody:
 		// A blob: of any size, as it comes.
+		c.noHurry()
 		out.Body = &counted{c.r.Body, &c.record.BytesIn}
 	}
-
-	a := newAnswer(c, stop)
-	c.answer = a
-	c.gate.watch().Streaming(1)
-	defer c.gate.watch().Streaming(-1)
-	c.gate.Upstream.ServeHTTP(a, out)
-	if c.answer == a { // and not UpstreamFailed's
-		a.finish()
-	}
+	return out
 }
 
 // counted counts a body that passes.

@@ -92,37 +92,11 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	// Who are you?
-	identity, refusal := g.Door.Identify(c.r, c.from, c.began)
-	if refusal != nil {
-		c.refuse(refusal)
+	// Each stage keeps what it needs to itself: what stood here would stay on the
+	// stack of every open stream.
+	if !c.who() || !c.read() || !c.may() || !c.howMuch() {
 		return
 	}
-	c.know(identity)
-
-	// May you?
-	if !c.read() {
-		return
-	}
-	decision := policy.Decide(identity, policy.Request{
-		Route: c.route, Known: c.known, Ask: c.ask, From: c.from, Now: c.began, Bytes: c.r.ContentLength,
-		Elsewhere: g.Elsewhere,
-	})
-	if !decision.Allow {
-		c.deny(decision.Status, decision.Reason, decision.Message)
-		return
-	}
-	c.clamp(decision.Clamp)
-
-	// How much?
-	grant, over := g.Limiter.Admit(identity.ID, identity.Terms.Limits, c.wants(), c.began)
-	c.quota()
-	if over != nil {
-		c.tooMuch(over)
-		return
-	}
-	c.grant = grant
-
 	if c.route.Power == ollama.Infer && g.Queue != nil {
 		leave, err := c.enter()
 		if err != nil {
@@ -135,6 +109,43 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// In you go.
 	c.record.Allowed = true
 	c.forward()
+}
+
+// who are you?
+func (c *call) who() bool {
+	identity, refusal := c.gate.Door.Identify(c.r, c.from, c.began)
+	if refusal != nil {
+		c.refuse(refusal)
+		return false
+	}
+	c.know(identity)
+	return true
+}
+
+// may you?
+func (c *call) may() bool {
+	decision := policy.Decide(c.identity, policy.Request{
+		Route: c.route, Known: c.known, Ask: c.ask, From: c.from, Now: c.began, Bytes: c.r.ContentLength,
+		Elsewhere: c.gate.Elsewhere,
+	})
+	if !decision.Allow {
+		c.deny(decision.Status, decision.Reason, decision.Message)
+		return false
+	}
+	c.clamp(decision.Clamp)
+	return true
+}
+
+// how much?
+func (c *call) howMuch() bool {
+	grant, over := c.gate.Limiter.Admit(c.identity.ID, c.identity.Terms.Limits, c.wants(), c.began)
+	c.quota()
+	if over != nil {
+		c.tooMuch(over)
+		return false
+	}
+	c.grant = grant
+	return true
 }
 
 // enter waits for a place in front of the upstream.

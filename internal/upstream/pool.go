@@ -135,8 +135,12 @@ func newServer(s Server) (*server, error) {
 		MaxIdleConnsPerHost: max(64, 2*one.Slots),
 		IdleConnTimeout:     90 * time.Second,
 		TLSHandshakeTimeout: dialTime,
-		TLSClientConfig:     &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12},
-		Protocols:           new(http.Protocols),
+		// There is a pair for each open stream, of small pieces; what is large goes
+		// past them.
+		ReadBufferSize:  1 << 10,
+		WriteBufferSize: 1 << 10,
+		TLSClientConfig: &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12},
+		Protocols:       new(http.Protocols),
 	}
 	one.trip.Protocols.SetHTTP1(true)
 	one.proxy = &httputil.ReverseProxy{
@@ -372,7 +376,7 @@ func (s *server) failed(err error, now time.Time) {
 // buffers lends what answers are copied with.
 type buffers struct{}
 
-var pool = sync.Pool{New: func() any { return new([8 << 10]byte) }}
+var pool = sync.Pool{New: func() any { return new([4 << 10]byte) }}
 
-func (buffers) Get() []byte  { return pool.Get().(*[8 << 10]byte)[:] }
-func (buffers) Put(b []byte) { pool.Put((*[8 << 10]byte)(b)) }
+func (buffers) Get() []byte  { return pool.Get().(*[4 << 10]byte)[:] }
+func (buffers) Put(b []byte) { pool.Put((*[4 << 10]byte)(b)) }
