@@ -10,7 +10,7 @@ LDFLAGS := -X main.version=$(VERSION)
 SYSTEMS := linux/arm64 darwin/arm64 windows/amd64 # that it has to build for, besides this one
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint bench peers fuzz install clean go
+.PHONY: help build run test lint bench peers geo fuzz install clean go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,7 @@ run: build ## build, check this machine, show the demo
 	@./gatehouse check; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ] || exit $$code
 	@./gatehouse demo; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ] || exit $$code
 
-test: peers lint ## lint, then every test with the race detector, the real Ollama included
+test: peers geo lint ## lint, then every test with the race detector, the real Ollama included
 	GO=$(GO) scripts/test.sh
 
 lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
@@ -43,6 +43,9 @@ bench: build peers ## the scan beside curl, nmap and masscan; the gate beside ng
 
 peers: go ## install what the tests are held against, such as the real Ollama
 	@GO=$(GO) scripts/peers.sh
+
+geo: ## fetch the country and network databases that the tests are held against
+	@scripts/geo.sh
 
 fuzz: go ## run every fuzz target for FUZZTIME (default 10s)
 	@GO=$(GO) scripts/fuzz.sh $(FUZZTIME)
