@@ -40,6 +40,7 @@ type cli struct {
 	Import     importCmd     `cmd:"" help:"Judge what Shodan, Censys, masscan, nmap, zmap or Shadowserver found, or an earlier scan."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
 	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
+	Geo        geoCmd        `cmd:"" help:"The databases that tell who runs a host, and where."`
 	Gate       gateCmd       `cmd:"" help:"Serve Ollama to those who hold a key, and to nobody else."`
 	Key        keyCmd        `cmd:"" help:"The keys that open the gate."`
 	Ledger     ledgerCmd     `cmd:"" help:"Who did what at the gate."`

@@ -27,6 +27,7 @@ import (
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
 	"gatehouse/internal/ollama"
+	"gatehouse/internal/owner"
 	"gatehouse/internal/probe"
 	"gatehouse/internal/report"
 	"gatehouse/internal/scope"
@@ -50,6 +51,7 @@ type scanCmd struct {
 	Sample      target.Sample `help:"Only an unbiased part of the places, such as 1%." placeholder:"PART" group:"What to look at:"`
 
 	Looks   `embed:"" group:"How to look:"`
+	Owners  `embed:"" group:"Who runs it:"`
 	Outputs `embed:"" group:"What to write:"`
 
 	Saving `embed:"" group:"What to keep:"`
@@ -132,12 +134,17 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()>>11 | 1 // below 2^53, for readers that take numbers for floats
 	}
-	w := wave.Wave{ID: newWaveID(), Scope: sc.Name, Seed: c.Seed}
+	owners, err := c.Owners.finder(c.Contact)
+	if err != nil {
+		return err
+	}
+	defer owners.Close()
+	w := wave.Wave{ID: newWaveID(), Scope: sc.Name, Seed: c.Seed, Own: owners.Of}
 	order := target.Order{Seed: c.Seed, Shard: c.Shard, Sample: c.Sample}
 
 	checker := sc.Checker()
 	opt := target.Options{Scope: checker, Ports: c.Ports}
-	j := job{wave: &w, looks: c.Looks, outputs: c.Outputs, saving: c.Saving, streams: s, state: c.State, checker: checker}
+	j := job{wave: &w, owners: owners, looks: c.Looks, outputs: c.Outputs, saving: c.Saving, streams: s, state: c.State, checker: checker}
 	j.method = wave.Method{Ports: c.Ports, Sample: float64(c.Sample)}
 	if slices.Contains(c.Target, "-") {
 		if len(c.Target) > 1 || len(c.Targets) > 0 {
@@ -334,6 +341,7 @@ func (c *scanCmd) hint(err error) string {
 // goes, how it is stopped.
 type job struct {
 	wave    *wave.Wave
+	owners  *owner.Finder // whose sources are told at the end; nil for none
 	looks   Looks
 	outputs Outputs
 	streams streams
@@ -436,6 +444,11 @@ func (j *job) run(ctx context.Context) error {
 	}
 	if err := j.write(sum); err != nil {
 		return err
+	}
+	if j.owners != nil && !j.outputs.Quiet {
+		if err := tellSources(streams{out: j.streams.err}, j.owners); err != nil {
+			return err
+		}
 	}
 	if err := j.after0(); err != nil {
 		return err

@@ -32,6 +32,10 @@ const (
 	maxUnpacked = 1 << 30
 )
 
+// ErrFetch says that a URL did not give what it should have, which may be over
+// the next time.
+var ErrFetch = errors.New("fetch")
+
 // Install puts the database that from names, an https URL or a file, into the
 // folder, as the one for what: "country" or "asn". From may be an MMDB, a CSV of
 // ranges, either of them compressed by gzip, or an npm package (.tgz) that holds
@@ -113,13 +117,14 @@ func settleFile(from, to string) error {
 func fetch(ctx context.Context, work, from string, client *http.Client) (string, label, error) {
 	l := label{From: from, Fetched: time.Now().UTC().Truncate(time.Second)}
 	var source io.ReadCloser
+	remote := false
 	if u, err := url.Parse(from); err == nil && (u.Scheme == "http" || u.Scheme == "https") {
 		l.From = u.Redacted()
 		resp, err := get(ctx, u, client)
 		if err != nil {
 			return "", l, err
 		}
-		source = resp.Body
+		source, remote = resp.Body, true
 		if t, err := http.ParseTime(resp.Header.Get("Last-Modified")); err == nil {
 			l.Built = t.UTC()
 		}
@@ -136,8 +141,14 @@ func fetch(ctx context.Context, work, from string, client *http.Client) (string,
 	}
 	defer source.Close()
 	to := filepath.Join(work, "fetched")
-	return to, l, save(to, reader{ctx, source}, maxFetched)
+	err := save(to, reader{ctx, source}, maxFetched)
+	if err != nil && remote || ctx.Err() != nil {
+		err = fmt.Errorf("%w: %w", ErrFetch, cmp.Or(context.Cause(ctx), err))
+	}
+	return to, l, err
 }
+
+var errScheme = errors.New("only https is fetched from other machines")
 
 // get asks for u: by https, or by http from this machine itself.
 func get(ctx context.Context, u *url.URL, client *http.Client) (*http.Response, error) {
@@ -148,7 +159,7 @@ func get(ctx context.Context, u *url.URL, client *http.Client) (*http.Response, 
 		if a, err := netip.ParseAddr(u.Hostname()); u.Scheme == "https" || u.Scheme == "http" && err == nil && a.IsLoopback() {
 			return nil
 		}
-		return errors.New("only https is fetched from other machines")
+		return errScheme
 	}
 	if err := allowed(u); err != nil {
 		return nil, err
@@ -170,11 +181,14 @@ func get(ctx context.Context, u *url.URL, client *http.Client) (*http.Response, 
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err // without the URL, which is told already
 		}
-		return nil, err
+		if errors.Is(err, errScheme) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %w", ErrFetch, cmp.Or(context.Cause(ctx), err))
 	}
 	if resp.StatusCode != http.StatusOK {
 		_ = resp.Body.Close()
-		return nil, fmt.Errorf("the server answers %d", resp.StatusCode)
+		return nil, fmt.Errorf("%w: the server answers %d", ErrFetch, resp.StatusCode)
 	}
 	return resp, nil
 }

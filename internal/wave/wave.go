@@ -14,6 +14,7 @@ import (
 
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
+	"gatehouse/internal/owner"
 	"gatehouse/internal/scope"
 	"gatehouse/internal/target"
 )
@@ -36,6 +37,8 @@ type Wave struct {
 	Probe func(context.Context, target.Place, net.Conn) evidence.Host
 	// Judge says what the evidence means.
 	Judge func(*evidence.Host) finding.Verdict
+	// Own says who probably runs a host whose outcome is recorded; nil for nobody.
+	Own func(context.Context, *evidence.Host) owner.Owner
 	// Workers is how many places are looked at at once; default 256.
 	Workers int
 
@@ -298,6 +301,9 @@ func (w *Wave) visit(ctx, beginning context.Context, place target.Place) result 
 		Wave: w.ID, Target: host.Target, Address: host.Address.String(), Port: host.Port,
 		Name: host.Name, Path: host.Path, TLS: host.TLS, ObservedAt: host.ObservedAt,
 		Verdict: verdict,
+	}
+	if w.Own != nil && reported(verdict.Outcome) {
+		r.record.Owner = w.Own(ctx, &host)
 	}
 	return r
 }
