@@ -122,7 +122,7 @@ func parseSecurityText(text string) (contact string, expires time.Time) {
 		case strings.EqualFold(field, "contact") && contact == "":
 			contact = clip(strings.TrimPrefix(value, "mailto:"), maxContact)
 		case strings.EqualFold(field, "expires"):
-			expires, _ = time.Parse(time.RFC3339, value)
+			expires, _ = time.Parse(time.RFC3339, strings.ToUpper(value))
 		}
 	}
 	return contact, expires

@@ -214,7 +214,7 @@ func parseTable(r io.Reader) (*table, error) {
 			return nil, err
 		}
 		line, _ := lines.FieldPos(0)
-		if n == 0 && strings.ContainsAny(fields[0], "_ ") {
+		if n == 0 && len(fields) > 2 && strings.ContainsAny(fields[0], "_ ") {
 			n-- // a line of column names
 			continue
 		}
