@@ -14,6 +14,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
+
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/owner"
 	"gatehouse/internal/report"
@@ -202,11 +204,13 @@ func tellSources(s streams, f *owner.Finder) error {
 			fmt.Fprintf(&b, " of %s", source.Built.Format(time.DateOnly))
 		}
 		b.WriteByte('\n')
-		if source.Attribution != "" {
-			fmt.Fprintf(&b, "   data: %s\n", report.Clean(source.Attribution))
-		}
-		if source.Warning != "" {
-			fmt.Fprintf(&b, "   mind: %s\n", report.Clean(source.Warning))
+		for _, says := range []struct{ what, text string }{{"data", source.Attribution}, {"mind", source.Warning}} {
+			if says.text == "" {
+				continue
+			}
+			const indent = "         "
+			lines := ansi.Wrap(report.Clean(says.text), max(options(s.out).Width, 40)-len(indent), "")
+			fmt.Fprintf(&b, "   %s: %s\n", says.what, strings.ReplaceAll(lines, "\n", "\n"+indent))
 		}
 	}
 	if b.Len() > 0 && len(f.Databases) > 0 {

@@ -192,10 +192,12 @@ func TestRegistryFaults(t *testing.T) {
 		"too long": func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, strings.TrimSuffix(network, "}")+`,"x":"`+strings.Repeat("x", 2<<20)+`"}`)
 		},
-		"in circles":  func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },
-		"hangs up":    func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"too slow":    func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
-		"other block": func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.ReplaceAll(network, "78.46", "78.47")) },
+		"in circles": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) },
+		"hangs up":   func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"too slow":   func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() },
+		"other block": func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, strings.ReplaceAll(network, "78.46", "78.47"))
+		},
 	} {
 		var asked atomic.Int32
 		where := registry(t, func(w http.ResponseWriter, r *http.Request) {

@@ -57,12 +57,15 @@ func TestSchemas(t *testing.T) {
 		{
 			"GeoLite2-Country", 6,
 			m{"country": m{"iso_code": mmdbtype.String("SE"), "names": m{"en": mmdbtype.String("Sweden")}}, "registered_country": m{"iso_code": mmdbtype.String("US")}},
-			owner.Owner{Country: "SE", EU: true}, "MaxMind",
+			owner.Owner{Country: "SE", EU: true},
+			"MaxMind",
 		},
 		{"GeoLite2-Country", 6, m{"registered_country": m{"iso_code": mmdbtype.String("NO")}}, owner.Owner{Country: "NO"}, "MaxMind"},
 		{
-			"GeoLite2-ASN", 6, m{"autonomous_system_number": mmdbtype.Uint32(24940), "autonomous_system_organization": mmdbtype.String("Hetzner Online GmbH")},
-			owner.Owner{ASN: 24940, Network: "Hetzner Online GmbH", Provider: "Hetzner"}, "MaxMind",
+			"GeoLite2-ASN", 6,
+			m{"autonomous_system_number": mmdbtype.Uint32(24940), "autonomous_system_organization": mmdbtype.String("Hetzner Online GmbH")},
+			owner.Owner{ASN: 24940, Network: "Hetzner Online GmbH", Provider: "Hetzner"},
+			"MaxMind",
 		},
 		{"DBIP-Country-Lite", 6, m{"country": m{"iso_code": mmdbtype.String("GB")}}, owner.Owner{Country: "GB"}, "DB-IP"},
 		{"country ipvAll", 6, m{"country_code": mmdbtype.String("HR")}, owner.Owner{Country: "HR", EU: true}, ""},
@@ -70,12 +73,14 @@ func TestSchemas(t *testing.T) {
 		{
 			"ipinfo bundle_location_lite.mmdb", 6,
 			m{"country": mmdbtype.String("Germany"), "country_code": mmdbtype.String("DE"), "asn": mmdbtype.String("AS51167"), "as_name": mmdbtype.String("Contabo GmbH")},
-			owner.Owner{Country: "DE", EU: true, ASN: 51167, Network: "Contabo GmbH", Provider: "Contabo"}, "IPinfo",
+			owner.Owner{Country: "DE", EU: true, ASN: 51167, Network: "Contabo GmbH", Provider: "Contabo"},
+			"IPinfo",
 		},
 		{
 			"ipinfo standard_country_asn.mmdb", 6,
 			m{"country": mmdbtype.String("FR"), "country_name": mmdbtype.String("France"), "asn": mmdbtype.String("AS16276"), "as_name": mmdbtype.String("OVH SAS")},
-			owner.Owner{Country: "FR", EU: true, ASN: 16276, Network: "OVH SAS", Provider: "OVH"}, "IPinfo",
+			owner.Owner{Country: "FR", EU: true, ASN: 16276, Network: "OVH SAS", Provider: "OVH"},
+			"IPinfo",
 		},
 		{"a region is no country", 6, m{"country_code": mmdbtype.String("EU"), "asn": mmdbtype.Uint32(1)}, owner.Owner{ASN: 1}, ""},
 	} {
