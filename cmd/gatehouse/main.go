@@ -39,6 +39,7 @@ type cli struct {
 	Forget     forgetCmd     `cmd:"" help:"Delete all that is kept of an address."`
 	Import     importCmd     `cmd:"" help:"Judge what Shodan, Censys, masscan, nmap, zmap or Shadowserver found, or an earlier scan."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
+	Report     reportCmd     `cmd:"" help:"Write what a scan found as a page, a PDF, and for other programs."`
 	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
 	Geo        geoCmd        `cmd:"" help:"The databases that tell who runs a host, and where."`
 	Gate       gateCmd       `cmd:"" help:"Serve Ollama to those who hold a key, and to nobody else."`

@@ -108,14 +108,7 @@ var columns = []column{
 		}
 		return strings.Join(ids, " ")
 	}},
-	{"cves", func(r *wave.Record) string {
-		var cves []string
-		for _, f := range r.Findings {
-			cves = append(cves, f.CVEs...)
-		}
-		slices.Sort(cves)
-		return strings.Join(slices.Compact(cves), " ")
-	}},
+	{"cves", cvesOf},
 	{"country", func(r *wave.Record) string { return r.Owner.Country }},
 	{"asn", func(r *wave.Record) string { return strconv.FormatUint(uint64(r.Owner.ASN), 10) }},
 	{"network", func(r *wave.Record) string { return r.Owner.Network }},
@@ -137,12 +130,23 @@ func Columns() []string {
 // Every row is one line; no cell holds a control character or a formula. Its
 // memory does not grow with the number of hosts.
 func CSV(w io.Writer, hosts Hosts) error {
+	return writeCSV(w, columns, hosts, func(*wave.Record) bool { return true })
+}
+
+// writeCSV writes a header and a row for each host that is wanted.
+func writeCSV(w io.Writer, columns []column, hosts Hosts, wanted func(*wave.Record) bool) error {
 	out := csv.NewWriter(w)
-	out.Write(Columns()) // csv keeps the first error for Error
 	row := make([]string, len(columns))
+	for i, c := range columns {
+		row[i] = c.name
+	}
+	out.Write(row) // csv keeps the first error for Error
 	for r, err := range hosts {
 		if err != nil {
 			return fmt.Errorf("read records: %w", err)
+		}
+		if !wanted(&r) {
+			continue
 		}
 		for i, c := range columns {
 			row[i] = cell(c.cell(&r))
@@ -170,6 +174,16 @@ func cell(s string) string {
 		}
 	}
 	return strings.Join(parts, ";")
+}
+
+// cvesOf are the vulnerabilities of all findings, each once.
+func cvesOf(r *wave.Record) string {
+	var cves []string
+	for _, f := range r.Findings {
+		cves = append(cves, f.CVEs...)
+	}
+	slices.Sort(cves)
+	return strings.Join(slices.Compact(cves), " ")
 }
 
 func countOf(s finding.Severity) func(*wave.Record) string {

@@ -1,5 +1,6 @@
-// Package report writes what a wave found: a table for a terminal, JSON Lines,
-// JSON, CSV and SARIF.
+// Package report writes what a wave found: a table for a terminal, a page of
+// HTML and a PDF of it, JSON Lines, JSON, CSV, SARIF, STIX, Markdown, and what
+// DefectDojo and the readers of Shadowserver's reports take.
 // It never judges and never touches the network, and nothing that a host said
 // leaves it in a form that a terminal or a spreadsheet would obey.
 package report
@@ -116,6 +117,9 @@ func largest(models []finding.Model) *finding.Model {
 // hostPort is how a place is named: the host name if it was asked for by one,
 // the address otherwise, and the port.
 func hostPort(r *wave.Record) string {
+	if _, _, ok := pseudonym(r.Address); ok {
+		return r.Address + ":" + strconv.Itoa(int(r.Port))
+	}
 	host := r.Name
 	if host == "" {
 		host = r.Address
@@ -123,9 +127,13 @@ func hostPort(r *wave.Record) string {
 	return net.JoinHostPort(host, strconv.Itoa(int(r.Port)))
 }
 
-// uri is the address of the place as a browser would take it.
+// uri is the address of the place as a browser would take it; that of an
+// anonymous host leads nowhere (RFC 2606).
 func uri(r *wave.Record) string {
 	u := url.URL{Scheme: "http", Host: net.JoinHostPort(r.Address, strconv.Itoa(int(r.Port))), Path: r.Path}
+	if _, hash, ok := pseudonym(r.Address); ok {
+		u.Host = net.JoinHostPort(hash+".anonymous.invalid", strconv.Itoa(int(r.Port)))
+	}
 	if r.TLS != nil {
 		u.Scheme = "https"
 	}

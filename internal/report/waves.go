@@ -49,18 +49,18 @@ func Statistics(w io.Writer, v *wave.Info, earlier *wave.Info, o Options) error 
 		"   ", count(t.Hosts), " answered")
 	if earlier != nil && earlier.Tally != nil {
 		if factor, ok := t.Growth(earlier.Tally); ok {
-			p.line("  ", p.paint(strong, times(factor)), fmt.Sprintf(" the %s of wave %d, %s before", count(earlier.Tally.Open), earlier.Number, days(v.Started.Sub(earlier.Started))))
+			p.line("  ", p.paint(strong, growth(factor)), fmt.Sprintf(" the %s of wave %d, %s before", count(earlier.Tally.Open), earlier.Number, days(v.Started.Sub(earlier.Started))))
 		}
 	}
 	if share, ok := t.EUShare(); ok {
-		p.line("  ", p.paint(strong, percent(share)), fmt.Sprintf(" in the European Union: %s of the %s whose country is known", count(t.EU), count(t.Placed)))
+		p.line("  ", p.paint(strong, ratio(share)), fmt.Sprintf(" in the European Union: %s of the %s whose country is known", count(t.EU), count(t.Placed)))
 	}
 	if v.Watched != nil {
 		if share, i, ok := v.Watched.Activities.Active(); ok {
-			p.line("  ", p.paint(strong, percent(share)), fmt.Sprintf(" at work while looked at (95 %%: %s to %s), in %d looks", percent(i.Low), percent(i.High), v.Looks))
+			p.line("  ", p.paint(strong, ratio(share)), fmt.Sprintf(" at work while looked at (95 %%: %s to %s), in %d looks", ratio(i.Low), ratio(i.High), v.Looks))
 		}
 	} else if t.Open > 0 {
-		p.line("  ", p.paint(strong, percent(float64(t.Loaded)/float64(t.Open))), " had a model in memory")
+		p.line("  ", p.paint(strong, ratio(float64(t.Loaded)/float64(t.Open))), " had a model in memory")
 	}
 
 	p.ranked("Countries", t.Countries, t.Placed, t.Rest["countries"])
@@ -74,7 +74,7 @@ func Statistics(w io.Writer, v *wave.Info, earlier *wave.Info, o Options) error 
 	p.ranked("Versions", t.Versions, t.Open, t.Rest["versions"])
 	if a := t.Ages(v.Started); a.Known > 0 {
 		p.para("  ", faint, fmt.Sprintf("Half are %d days and %d releases behind %s or more; %s are current.",
-			a.MedianDays, a.MedianReleases, a.Newest, percent(float64(a.Current)/float64(a.Known))))
+			a.MedianDays, a.MedianReleases, a.Newest, ratio(float64(a.Current)/float64(a.Known))))
 	}
 	p.ranked("Findings", t.Findings, t.Open, 0)
 	if v.Watched != nil {
@@ -164,27 +164,8 @@ func (p *page) shares(title string, rows []wave.Share, rank bool) {
 			bar = strings.Repeat("█", max(int(math.Round(r.Share/top*float64(min(room, 30)))), 1))
 		}
 		p.line("  ", p.paint(faint, place), pad(short(Clean(r.Key), 36), name, false), "  ",
-			pad(count(r.Count), 9, true), "  ", pad(percent(r.Share), 6, true), "  ", p.paint(severityStyle("low"), bar))
+			pad(count(r.Count), 9, true), "  ", pad(ratio(r.Share), 6, true), "  ", p.paint(severityStyle("low"), bar))
 	}
-}
-
-// percent writes a share, with a decimal where it is below a tenth.
-func percent(share float64) string {
-	switch {
-	case share == 0 || share >= 0.0995:
-		return strconv.FormatFloat(share*100, 'f', 0, 64) + " %"
-	case share < 0.0005:
-		return "<0.1 %"
-	}
-	return strconv.FormatFloat(share*100, 'f', 1, 64) + " %"
-}
-
-// times writes a factor.
-func times(f float64) string {
-	if f < 9.95 {
-		return "×" + strconv.FormatFloat(f, 'f', 1, 64)
-	}
-	return "×" + strconv.FormatFloat(f, 'f', 0, 64)
 }
 
 func days(d time.Duration) string {
@@ -211,24 +192,24 @@ func Trend(w io.Writer, list []wave.Info, o Options) error {
 		if v.Tally == nil {
 			continue
 		}
-		growth := ""
+		more := ""
 		if before != nil {
 			if f, ok := v.Tally.Growth(before); ok {
-				growth = times(f)
+				more = growth(f)
 			}
 		}
 		before = v.Tally
 		eu := ""
 		if share, ok := v.Tally.EUShare(); ok {
-			eu = percent(share)
+			eu = ratio(share)
 		}
 		var largest []string
 		ranked := slices.DeleteFunc(wave.Ranked(v.Tally.Countries, v.Tally.Placed), func(s wave.Share) bool { return s.Key == wave.UnknownClass })
 		for _, s := range ranked[:min(3, len(ranked))] {
-			largest = append(largest, fmt.Sprintf("%d. %s %s", s.Rank, s.Key, percent(s.Share)))
+			largest = append(largest, fmt.Sprintf("%d. %s %s", s.Rank, s.Key, ratio(s.Share)))
 		}
 		p.line("  ", pad(strconv.FormatInt(v.Number, 10), 4, true), "  ", v.Started.Format(time.DateOnly), "  ",
-			pad(count(v.Tally.Open), 10, true), "  ", pad(growth, 6, true), "  ", pad(eu, 4, true), "  ",
+			pad(count(v.Tally.Open), 10, true), "  ", pad(more, 6, true), "  ", pad(eu, 4, true), "  ",
 			pad(count(v.Tally.Outcomes[finding.Guarded]), 7, true), "  ", Clean(strings.Join(largest, ", ")))
 	}
 	p.line()
@@ -321,7 +302,7 @@ func (p *page) difference(d *wave.Difference) {
 	}
 	var notes []string
 	if d.Event == wave.Moved {
-		notes = append(notes, percent(d.Sure)+" sure")
+		notes = append(notes, ratio(d.Sure)+" sure")
 		notes = append(notes, d.Basis...)
 	}
 	for _, what := range d.What {
