@@ -100,7 +100,7 @@ func anonymous(r *wave.Record, key []byte) wave.Record {
 		a.Findings = append(a.Findings, anonymousFinding(f, secrets))
 	}
 	for _, s := range []*string{&a.Owner.Network, &a.Owner.Provider} {
-		*s = without(short(*s, 200), secrets)
+		*s = short(without(*s, secrets), 200)
 	}
 	return a
 }
@@ -154,9 +154,9 @@ func anonymousModel(m finding.Model) finding.Model {
 // request had which status. The last sentence of a remedy names the host.
 func anonymousFinding(f finding.Finding, secrets []string) finding.Finding {
 	a := finding.Finding{ID: usual(id, f.ID), Severity: f.Severity, Score: f.Score, Vector: usual(vector, f.Vector)}
-	a.Title = cmp.Or(without(short(f.Title, 200), secrets), a.ID)
+	a.Title = cmp.Or(short(without(f.Title, secrets), 200), a.ID)
 	remedy, _, _ := strings.Cut(f.Remedy, " Then look again")
-	a.Remedy = without(short(remedy, 1000), secrets)
+	a.Remedy = short(without(remedy, secrets), 1000)
 	for _, cve := range f.CVEs {
 		if s := usual(advisory, cve); s != "" {
 			a.CVEs = append(a.CVEs, s)

@@ -97,6 +97,14 @@ func common(t wave.Tally) wave.Tally {
 		}
 		*m = kept
 	}
-	t.Rest = rest
+	countries := make(map[string]uint64, len(t.Countries)) // with a few servers in one, it does not point at them
+	for key, n := range t.Countries {
+		if key == wave.UnknownClass || country.MatchString(key) {
+			countries[key] = n
+		} else {
+			rest["countries"] += n
+		}
+	}
+	t.Countries, t.Rest = countries, rest
 	return t
 }

@@ -332,7 +332,6 @@ func (s *spool) chunk(i, j int) ([]byte, error) {
 		}
 		hosts = append(hosts, append(row, findings, all(h.Extras)))
 	}
-	// encoding/json writes <, > and & as escapes, so that no text ends a script.
 	return json.Marshal(struct {
 		T []string `json:"t"`
 		H [][]any  `json:"h"`

@@ -3,6 +3,7 @@ package report
 import (
 	"bufio"
 	"cmp"
+	"compress/gzip"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -19,8 +20,8 @@ import (
 
 const (
 	// hostsPage is how many hosts stand in the page as they are. The others lie
-	// in it as text, which a browser does not lay out, until its script shows
-	// them: one file is kept and sent more easily than a folder of them.
+	// in it packed, which a browser passes over, until its script shows them: one
+	// file is kept and sent more easily than a folder of them.
 	hostsPage = 1000
 	// hostsMost is how many hosts a page holds; beyond that it is no page to read.
 	hostsMost = 100_000
@@ -132,8 +133,10 @@ func HTML(w io.Writer, d Data) error {
 		if err != nil {
 			return err
 		}
-		b.WriteString("<script type=\"application/json\" data-hosts>") // bufio keeps the first error for the next write
-		b.Write(chunk)
+		b.WriteString("<script type=\"application/gzip\" data-hosts>") // bufio keeps the first error for the next write
+		if err := packed(b, chunk); err != nil {
+			return err
+		}
 		if _, err := b.WriteString("</script>\n"); err != nil {
 			return err
 		}
@@ -145,6 +148,17 @@ func HTML(w io.Writer, d Data) error {
 		return err
 	}
 	return b.Flush()
+}
+
+// packed writes text as gzip in base64: the same few hundred texts make up most
+// hosts, and a page a fifth as long opens sooner and can be sent.
+func packed(w io.Writer, text []byte) error {
+	letters := base64.NewEncoder(base64.StdEncoding, w)
+	z := gzip.NewWriter(letters)
+	if _, err := z.Write(text); err != nil {
+		return err
+	}
+	return cmp.Or(z.Close(), letters.Close())
 }
 
 func viewOf(d Data, s *spool) pageView {

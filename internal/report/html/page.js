@@ -11,8 +11,14 @@
   const say = document.getElementById("pager-says");
   const find = document.getElementById("pager-find");
   const [back, next] = bar.querySelectorAll("button");
+  // A chunk is gzip in base64.
+  const read = async script => {
+    const bytes = Uint8Array.from(atob(script.textContent), c => c.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  };
   const show = n => n.toLocaleString("en");
-  let page = 0, found = null;
+  let page = 0, found = null, over = false, turns = 0;
 
   const el = (name, cls, text) => {
     const e = document.createElement(name);
@@ -61,7 +67,8 @@
     for (const b of [...table.tBodies]) b.remove();
     table.append(...bodies);
   };
-  const turn = to => {
+  const turn = async to => {
+    const mine = ++turns; // a later one is what counts
     const pages = found ? Math.max(1, Math.ceil(found.length / size)) : chunks.length + 1;
     page = Math.min(Math.max(to, 0), pages - 1);
     const from = page * size;
@@ -70,31 +77,37 @@
     } else if (page === 0) {
       draw(first);
     } else {
-      const c = JSON.parse(chunks[page - 1].textContent);
+      const c = await read(chunks[page - 1]);
+      if (mine !== turns) return;
       draw(c.h.map(h => host(h, c.t)));
     }
     const n = found ? found.length : total;
-    say.textContent = n ? show(from + 1) + "–" + show(Math.min(from + size, n)) + " of " + show(n) : "nothing found";
+    say.textContent = n ? show(from + 1) + "–" + show(Math.min(from + size, n)) + " of " + (found && over ? "more than " : "") + show(n) : "nothing found";
     back.hidden = next.hidden = pages === 1;
     back.disabled = page === 0;
     next.disabled = page === pages - 1;
   };
-  const search = words => {
-    found = null;
+  const search = async words => {
+    const mine = ++turns;
+    let hits = null, more = false;
     words = words.trim().toLowerCase();
     if (words) {
-      found = [];
-      for (const b of first) if (b.textContent.toLowerCase().includes(words)) found.push(() => b);
+      hits = [];
+      say.textContent = "looking …";
+      for (const b of first) if (b.textContent.toLowerCase().includes(words)) hits.push(() => b);
       for (const script of chunks) {
-        if (found.length >= 10 * size) break;
-        const c = JSON.parse(script.textContent);
+        if (more = hits.length >= 10 * size) break;
+        const c = await read(script);
+        if (mine !== turns) return;
         const hit = new Set();
         c.t.forEach((text, i) => { if (text.toLowerCase().includes(words)) hit.add(i); });
         if (!hit.size) continue;
-        for (const h of c.h) if (h.flat(3).some(i => hit.has(i))) found.push(() => host(h, c.t));
+        for (const h of c.h) if (h.flat(3).some(i => hit.has(i))) hits.push(() => host(h, c.t));
       }
     }
-    turn(0);
+    found = hits;
+    over = more;
+    return turn(0);
   };
   back.addEventListener("click", () => turn(page - 1));
   next.addEventListener("click", () => turn(page + 1));
