@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Install the real programs that the tests and the benches are held against: Ollama, the clients that
-# people have for it, an ACME authority, and the proxies and scanners that we are measured beside.
-# Nothing lands in the source tree, no service is left running, and a second call does nothing.
+# people have for it, an ACME authority, Chromium, which prints reports, and the proxies and scanners
+# that we are measured beside. Nothing lands in the source tree, no service is left running, and a
+# second call does nothing.
 #
 #   GATEHOUSE_CACHE   where to keep them (default: $XDG_CACHE_HOME/gatehouse or ~/.cache/gatehouse)
 set -euo pipefail
@@ -37,6 +38,7 @@ missing_packages() {
 	have zmap || echo zmap
 	have node || echo nodejs
 	have npm || echo npm
+	have chromium || have chromium-browser || have google-chrome || echo chromium
 	# Only the build of Ollama needs the headers.
 	if [ ! -x "$dest/ollama" ]; then
 		[ -e /usr/include/nlohmann/json.hpp ] || echo nlohmann-json3-dev

@@ -113,6 +113,15 @@ func TestUsage(t *testing.T) {
 		{"scan 127.0.0.1 --state /nonexistent/x", "/nonexistent/x: no such file", "--state takes a file"},
 		{"scan 127.0.0.1 --state /", "is a directory", "--state takes a file"},
 		{"scan 127.0.0.1 --state x --out ./x", "--state and --out name the same file", "a file of its own"},
+		{"report", `expected "<source>"`, "see gatehouse report --help"},
+		{"report /nonexistent", "open /nonexistent: no such file", "gatehouse scan --format jsonl"},
+		{"report /", "is a directory", "gatehouse scan --format jsonl"},
+		{"report /dev/null --html /nonexistent/x", "--html /nonexistent/x: no such file", "--html takes a file"},
+		{"report /dev/null --stix x --csv ./x", "--csv and --stix name the same file", "a file of its own"},
+		{"report /dev/null --html - --markdown -", "--html and --markdown name the same file", "a file of its own"},
+		{"report /dev/null --anonymise-key x", "--anonymise-key without --anonymise", "add --anonymise"},
+		{"report /dev/null --anonymise --anonymise-key /nonexistent", "open /nonexistent: no such file", "16 random bytes"},
+		{"report /dev/null --anonymise --anonymise-key /dev/null", "0 bytes are too few", "/dev/urandom"},
 		{"scope check /nonexistent", "open /nonexistent: no such file", "gatehouse scope init"},
 	} {
 		code, out, errOut := gatehouse(t, "", strings.Split(c.args, " ")...)

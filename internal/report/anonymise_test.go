@@ -14,10 +14,12 @@ import (
 // formats is every format that a report can have.
 func formats(d report.Data) map[string]func(io.Writer) error {
 	return map[string]func(io.Writer) error{
-		"html":         func(w io.Writer) error { return report.HTML(w, d) },
-		"csv":          func(w io.Writer) error { return report.CSV(w, d.Hosts) },
-		"json":         func(w io.Writer) error { return report.JSON(w, d.Summary, d.Hosts) },
-		"table":        func(w io.Writer) error { return report.Table(w, d.Summary, d.Hosts, report.Options{Width: 200, Rows: -1}) },
+		"html": func(w io.Writer) error { return report.HTML(w, d) },
+		"csv":  func(w io.Writer) error { return report.CSV(w, d.Hosts) },
+		"json": func(w io.Writer) error { return report.JSON(w, d.Summary, d.Hosts) },
+		"table": func(w io.Writer) error {
+			return report.Table(w, d.Summary, d.Hosts, report.Options{Width: 200, Rows: -1})
+		},
 		"sarif":        func(w io.Writer) error { return report.SARIF(w, d.Version, d.Summary, d.Hosts) },
 		"stix":         func(w io.Writer) error { return report.STIX(w, d) },
 		"markdown":     func(w io.Writer) error { return report.Markdown(w, d) },

@@ -25,6 +25,14 @@ type Data struct {
 	anonymous bool
 }
 
+// hosts are the hosts there are, which may be none.
+func (d Data) hosts() Hosts {
+	if d.Hosts == nil {
+		return Records(nil)
+	}
+	return d.Hosts
+}
+
 // Point is one wave of a trend.
 type Point struct {
 	Date  time.Time
@@ -64,7 +72,7 @@ const fewest = 5
 // Anonymise returns d as it may be published: its hosts as Anonymise leaves
 // them, and no name in its figures that fewer than five servers share.
 func (d Data) Anonymise(key []byte) Data {
-	d.Hosts = Anonymise(d.Hosts, key)
+	d.Hosts = Anonymise(d.hosts(), key)
 	d.Tally = common(d.Tally)
 	trend := make([]Point, len(d.Trend))
 	for i, p := range d.Trend {

@@ -46,7 +46,7 @@ func DefectDojo(w io.Writer, d Data) error {
 	}
 	fmt.Fprintf(b, "{\"name\":%s,\"type\":\"Gatehouse\",\"dynamic_tool\":true,\"static_tool\":false,\n\"findings\":[", head)
 	separator := "\n"
-	for r, err := range d.Hosts {
+	for r, err := range d.hosts() {
 		if err != nil {
 			return fmt.Errorf("read records: %w", err)
 		}

@@ -225,9 +225,6 @@ func (s *spool) close() {
 }
 
 func (s *spool) read(hosts Hosts) error {
-	if hosts == nil {
-		return nil
-	}
 	for r, err := range hosts {
 		if err != nil {
 			return fmt.Errorf("read records: %w", err)

@@ -107,7 +107,7 @@ func HTML(w io.Writer, d Data) error {
 		return err
 	}
 	defer s.close()
-	if err := s.read(d.Hosts); err != nil {
+	if err := s.read(d.hosts()); err != nil {
 		return err
 	}
 	b := bufio.NewWriterSize(w, 64<<10)

@@ -308,4 +308,3 @@ func TestPageLeavesNothingBehind(t *testing.T) {
 		t.Errorf("without a temporary folder: err %v", err)
 	}
 }
-

@@ -21,7 +21,7 @@ func Markdown(w io.Writer, d Data) error {
 		return err
 	}
 	defer s.close()
-	if err := s.read(d.Hosts); err != nil {
+	if err := s.read(d.hosts()); err != nil {
 		return err
 	}
 	b := bufio.NewWriter(w)

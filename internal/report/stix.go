@@ -126,7 +126,7 @@ func STIX(w io.Writer, d Data) error {
 	if err := s.write(us.ID, us); err != nil {
 		return err
 	}
-	for r, err := range d.Hosts {
+	for r, err := range d.hosts() {
 		if err != nil {
 			return fmt.Errorf("read records: %w", err)
 		}
