@@ -105,7 +105,7 @@ func (c *call) end() {
 	} else if broken != nil && c.record.Reason == "" {
 		c.record.Reason = c.brokenBy()
 	}
-	c.grant.Settle(used)
+	c.grant.Settle(used, time.Now())
 	c.record.Duration = time.Since(c.began)
 	// The caller may be gone, and the account is written all the same.
 	if err := c.gate.Ledger.Append(c.record); err != nil && broken == nil {

@@ -206,9 +206,7 @@ func (g *Grant) Reserved() int64 {
 
 // Settle ends the request, which used so many tokens: what was set aside and
 // not used is given back, what was used beyond it is owed. It counts once.
-func (g *Grant) Settle(used int64) { g.settle(used, time.Now()) }
-
-func (g *Grant) settle(used int64, now time.Time) {
+func (g *Grant) Settle(used int64, now time.Time) {
 	if g == nil {
 		return
 	}

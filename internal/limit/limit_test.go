@@ -36,14 +36,14 @@ func TestRequests(t *testing.T) {
 	l := limit.New()
 	limits := key.Limits{PerMinute: 60}
 	for range 60 {
-		admit(t, l, "a", limits, 0, noon).Settle(0)
+		admit(t, l, "a", limits, 0, noon).Settle(0, noon)
 	}
 	over := refused(t, l, "a", limits, 0, noon, limit.Requests)
 	if over.RetryAfter != time.Second {
 		t.Errorf("retry after %s", over.RetryAfter)
 	}
-	admit(t, l, "b", limits, 0, noon).Settle(0) // another's limit is its own
-	admit(t, l, "a", limits, 0, noon.Add(time.Second)).Settle(0)
+	admit(t, l, "b", limits, 0, noon).Settle(0, noon) // another's limit is its own
+	admit(t, l, "a", limits, 0, noon.Add(time.Second)).Settle(0, noon.Add(time.Second))
 	refused(t, l, "a", limits, 0, noon.Add(time.Second), limit.Requests)
 	requests, _ := l.States("a", limits, noon.Add(31*time.Second))
 	if requests.Limit != 60 || requests.Remaining != 30 || requests.Reset != 30*time.Second {
@@ -56,8 +56,8 @@ func TestStreams(t *testing.T) {
 	limits := key.Limits{Streams: 2}
 	one, _ := admit(t, l, "a", limits, 0, noon), admit(t, l, "a", limits, 0, noon)
 	refused(t, l, "a", limits, 0, noon, limit.Streams)
-	one.Settle(0)
-	one.Settle(0) // counts once
+	one.Settle(0, noon)
+	one.Settle(0, noon) // counts once
 	admit(t, l, "a", limits, 0, noon)
 	refused(t, l, "a", limits, 0, noon, limit.Streams)
 }
@@ -74,7 +74,7 @@ func TestTokensDay(t *testing.T) {
 	if over.RetryAfter != 12*time.Hour {
 		t.Errorf("retry after %s", over.RetryAfter)
 	}
-	first.Settle(100) // 700 come back
+	first.Settle(100, noon) // 700 come back
 	if third := admit(t, l, "a", limits, 5000, noon); third.Budget() != 700 {
 		t.Errorf("budget %d", third.Budget())
 	}
@@ -88,10 +88,10 @@ func TestTokensDay(t *testing.T) {
 func TestTokensMinute(t *testing.T) {
 	l := limit.New()
 	limits := key.Limits{TokensMinute: 600}
-	now := time.Now()
+	now := noon
 	g := admit(t, l, "a", limits, 600, now)
 	refused(t, l, "a", limits, 10, now, limit.TokensMinute)
-	g.Settle(900) // 300 more than it was given are owed
+	g.Settle(900, now) // 300 more than it was given are owed
 	if _, tokens := l.States("a", limits, now.Add(30*time.Second)); tokens.Remaining != 0 {
 		t.Errorf("%+v", tokens)
 	}
@@ -115,7 +115,7 @@ func TestNoLimits(t *testing.T) {
 		t.Errorf("budget %d", g.Budget())
 	}
 	var none *limit.Grant
-	none.Settle(3)
+	none.Settle(3, noon)
 	if none.Budget() != -1 {
 		t.Error("the nil grant has a budget")
 	}
@@ -131,7 +131,7 @@ func TestForgets(t *testing.T) {
 	for i := range 1_000_000 {
 		now := noon.Add(time.Duration(i) * time.Hour / 1_000_000)
 		g, _ := l.Admit(fmt.Sprint(i), limits, 0, now)
-		g.Settle(0)
+		g.Settle(0, now)
 	}
 	runtime.GC()
 	runtime.ReadMemStats(&after)
@@ -153,7 +153,7 @@ func TestInterleaved(t *testing.T) {
 	var mu sync.Mutex
 	total := int64(0)
 	var wg sync.WaitGroup
-	now := time.Now()
+	now := noon
 	for g := range 16 {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(1, uint64(g)))
@@ -166,7 +166,7 @@ func TestInterleaved(t *testing.T) {
 				mu.Lock()
 				total += used
 				mu.Unlock()
-				grant.Settle(used)
+				grant.Settle(used, now)
 			}
 		})
 	}
@@ -191,7 +191,7 @@ func BenchmarkAdmit(b *testing.B) {
 				b.Error(refusal)
 				return
 			}
-			g.Settle(50)
+			g.Settle(50, time.Now())
 		}
 	})
 }

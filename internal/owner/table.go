@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 )
 
 // table holds ranges of addresses, each with a country or a
@@ -128,16 +127,6 @@ func prevWide(a wide) wide {
 
 func compareWide(a, b wide) int {
 	return cmp.Or(cmp.Compare(a.hi, b.hi), cmp.Compare(a.lo, b.lo))
-}
-
-// bytes is about how much memory the table takes, its names without the map's
-// own 40 bytes or so each.
-func (t *table) bytes() int {
-	n := len(t.v4.first)*12 + len(t.v6.first)*int(2*unsafe.Sizeof(wide{})+4)
-	for _, name := range t.names {
-		n += len(name)
-	}
-	return n
 }
 
 func (t *table) find(a netip.Addr) place {
