@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -252,19 +253,21 @@ func TestFullDisk(t *testing.T) {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	unshare := []string{"unshare", "--mount"}
+	unshare, inside := []string{"unshare", "--mount"}, []string{"nsenter", "--mount"}
 	if os.Getuid() != 0 {
-		unshare = append(unshare, "--map-root-user")
+		unshare, inside = append(unshare, "--map-root-user"), append(inside, "--user", "--preserve-credentials")
 	}
 	via := append(unshare, "sh", "-c", inTmpfs, dir)
 	g := &plain{t: t, addr: free(t), admin: free(t), state: dir, config: filepath.Join(t.TempDir(), "gatehouse.yaml"), log: filepath.Join(t.TempDir(), "log")}
 	g.write(fmt.Sprintf("listen: [%q]\nadmin: %q\ntls: {mode: \"off\"}\nlog: json\nupstreams: [{url: %q}]\n", g.addr, g.admin, up.URL))
 	g.start(via...)
-	// The same folder as the gate sees it.
-	g.state = fmt.Sprintf("/proc/%d/root%s", g.cmd.Process.Pid, dir)
+	// SQLite follows /proc/PID/root back to this namespace: another command has to
+	// run in the gate's own.
+	pid := g.cmd.Process.Pid
+	g.inside = append(inside, "--target", strconv.Itoa(pid), "--")
 	g.served()
 
-	ballast, err := os.Create(filepath.Join(g.state, "ballast"))
+	ballast, err := os.Create(fmt.Sprintf("/proc/%d/root%s/ballast", pid, dir))
 	if err != nil {
 		t.Fatal(err)
 	}

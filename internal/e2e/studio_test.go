@@ -126,7 +126,8 @@ type plain struct {
 	text          string // of the configuration, without what start adds
 	token         string // of the key "holder", which has no limits
 	cmd           *exec.Cmd
-	log           string // file of its standard error
+	log           string   // file of its standard error
+	inside        []string // to run another command where it runs
 	exited        chan struct{}
 }
 
@@ -168,7 +169,8 @@ func (g *plain) add(name string, flags ...string) string {
 // run runs another command of the program's.
 func (g *plain) run(args ...string) (string, error) {
 	var errOut bytes.Buffer
-	cmd := exec.CommandContext(g.t.Context(), gatehouse, args...)
+	words := slices.Concat(g.inside, []string{gatehouse}, args)
+	cmd := exec.CommandContext(g.t.Context(), words[0], words[1:]...)
 	cmd.Stderr = &errOut
 	out, err := cmd.Output()
 	return string(out) + errOut.String(), err
