@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -65,13 +64,12 @@ func PDF(ctx context.Context, w io.Writer, d Data) (err error) {
 	cmd := exec.CommandContext(ctx, browser, append(args, "file://"+page)...)
 	var said bytes.Buffer
 	cmd.Stderr = &limited{w: &said, left: 8 << 10}
-	// Chromium is many processes; they form a group, and end together.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	kill := together(cmd)
+	cmd.Cancel = kill
 	cmd.WaitDelay = 5 * time.Second
 	run := cmd.Run()
 	if cmd.Process != nil {
-		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what it left behind, mostly nothing
+		_ = kill() // what it left behind, mostly nothing
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("print with %s: %w", browser, context.Cause(ctx))
