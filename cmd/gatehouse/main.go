@@ -36,6 +36,7 @@ type cli struct {
 	Check      checkCmd      `cmd:"" help:"Is the Ollama on this machine open, and to whom?"`
 	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
 	Wave       waveCmd       `cmd:"" help:"The waves that were saved: list, show, compare, estimate."`
+	Note       noteCmd       `cmd:"" help:"What people say of a host: accepted, false positive, ticket."`
 	Forget     forgetCmd     `cmd:"" help:"Delete all that is kept of an address."`
 	Import     importCmd     `cmd:"" help:"Judge what Shodan, Censys, masscan, nmap, zmap or Shadowserver found, or an earlier scan."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
@@ -71,6 +72,9 @@ const (
   130  stopped by Ctrl-C`
 )
 
+// vars are the words in the help of flags that the code knows.
+var vars = kong.Vars{"formats": formatNames()}
+
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
@@ -90,7 +94,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		kong.Writers(out, errOut),
 		kong.Exit(func(code int) { exited = code }),
 		kong.DefaultEnvars("GATEHOUSE"),
-		kong.Vars{"formats": formatNames()},
+		vars,
 		kong.ValueFormatter(func(v *kong.Value) string { return v.Help }), // the variables are said once, above
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 80}),
 		kong.Bind(streams{in, out, errOut}),

@@ -149,7 +149,7 @@ func TestReadmeConsole(t *testing.T) {
 // parse reports arguments that the command line does not take.
 func parse(t *testing.T, args []string) {
 	t.Helper()
-	parser, err := kong.New(&cli{}, kong.Name("gatehouse"), kong.Exit(func(int) {}))
+	parser, err := kong.New(&cli{}, kong.Name("gatehouse"), vars, kong.Exit(func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}

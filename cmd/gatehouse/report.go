@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,11 +17,14 @@ import (
 
 	"gatehouse/internal/finding"
 	"gatehouse/internal/report"
+	"gatehouse/internal/store"
 	"gatehouse/internal/wave"
 )
 
 type reportCmd struct {
-	Source string `arg:"" help:"File of JSON Lines, as gatehouse scan --format jsonl writes it."`
+	Source   string `arg:"" help:"A wave that was saved (its number, its id, or last), or a file of JSON Lines as gatehouse scan --format jsonl writes it."`
+	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Since    string `help:"The earlier wave that changes are counted from (default: the one before over the same places)." placeholder:"WAVE"`
 
 	Reports `embed:"" group:"What to write (- is standard output):"`
 }
@@ -43,9 +47,10 @@ type Reports struct {
 }
 
 func (reportCmd) Help() string {
-	return `Without a flag that names a file, the table is written to standard output. Every file appears whole or not at all.
+	return `Without a flag that names a file, the table is written to standard output. Every file appears whole or not at all. A wave that was saved brings its method, its trend, what changed since the wave before, and the notes on its hosts.
 
 Examples:
+  gatehouse report last --html report.html --sarif findings.sarif
   gatehouse scan --format jsonl -o wave.jsonl 192.168.1.0/24
   gatehouse report wave.jsonl --html report.html --pdf report.pdf
   gatehouse report wave.jsonl --anonymise --html public.html --csv public.csv
@@ -57,8 +62,11 @@ func (c *reportCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	f, err := openFile(c.Source)
+	if errors.Is(err, fs.ErrNotExist) && !strings.ContainsAny(c.Source, `/\.`) {
+		return c.saved(ctx, s)
+	}
 	if err != nil {
-		return usage(err, "gatehouse report takes a file that gatehouse scan --format jsonl wrote")
+		return usage(err, "gatehouse report takes a wave that was saved, or a file that gatehouse scan --format jsonl wrote")
 	}
 	if err := f.Close(); err != nil {
 		return err
@@ -70,6 +78,71 @@ func (c *reportCmd) Run(ctx context.Context, s streams) error {
 	}
 	d.Method = []string{"Read from a scan's records. The account is of the hosts that are in them: places that kept silent or refused are there only if the scan was told to write all."}
 	return c.write(ctx, s, d)
+}
+
+// saved reports on a wave of the store.
+func (c *reportCmd) saved(ctx context.Context, s streams) error {
+	return withStore(c.StateDir, func(st *store.Store) error {
+		i, err := finished(st, c.Source)
+		if err != nil {
+			return err
+		}
+		d := report.Data{
+			Version: versionString(), Summary: *i.Summary, Tally: *i.Tally, Method: i.Method.Lines(),
+			Hosts: report.Hosts(st.Records(i.Number)),
+		}
+		list, err := st.Waves(i.Scope)
+		if err != nil {
+			return err
+		}
+		var before *wave.Info
+		for k := range list {
+			e := &list[k]
+			if e.Scope != i.Scope || e.Tally == nil || e.Started.After(i.Started) {
+				continue
+			}
+			d.Trend = append(d.Trend, report.Point{Date: e.Started, Tally: *e.Tally})
+			if e.Number != i.Number && e.Covers == i.Covers && (before == nil || e.Started.After(before.Started)) {
+				before = e
+			}
+		}
+		if c.Since != "" {
+			e, err := finished(st, c.Since)
+			if err != nil {
+				return err
+			}
+			if !e.Started.Before(i.Started) {
+				return usage(fmt.Errorf("--since %s: wave %d began after wave %d", c.Since, e.Number, i.Number), "--since takes an earlier wave")
+			}
+			if e.Scope != i.Scope || e.Covers != i.Covers {
+				return usage(fmt.Errorf("--since %s: waves %d and %d looked at different places", c.Since, e.Number, i.Number), "gatehouse wave list shows the waves of each scope")
+			}
+			before = &e
+		}
+		if len(d.Trend) < 2 {
+			d.Trend = nil
+		}
+		if before != nil {
+			cmp, err := compare(st, before, &i, wave.CompareOptions{Limit: 1})
+			if err != nil {
+				return err
+			}
+			d.Changes = &report.Changes{
+				Since: before.Started, New: cmp.New, Gone: cmp.Gone, Fixed: cmp.Fixed, Reopened: cmp.Reopened,
+				Moved: cmp.Moved, Changed: cmp.Changed, NotSeen: cmp.NotSeen,
+			}
+		}
+		if i.Watched != nil {
+			a := i.Watched.Activities
+			if _, _, ok := a.Active(); ok {
+				d.Active = &report.Share{
+					Part: a[wave.Active], Whole: a[wave.Active] + a[wave.Resident] + a[wave.Pinned] + a[wave.Idle],
+					Method: fmt.Sprintf("in %d looks, a model in memory whose time to be unloaded moved", i.Looks),
+				}
+			}
+		}
+		return c.write(ctx, s, d)
+	})
 }
 
 // recordsIn are the records in a file of JSON Lines. It is read anew each time,

@@ -403,7 +403,16 @@ func (j *job) run(ctx context.Context) error {
 	}
 	defer closeLines()
 	var failing atomic.Bool
+	note := func(*wave.Record) {}
+	if j.kept != nil {
+		if note, err = j.kept.Store().Noted(time.Now()); err != nil {
+			return err
+		}
+	}
 	fails := func(r wave.Record) error {
+		if len(r.Notes) == 0 { // what was kept has them
+			note(&r)
+		}
 		if j.outputs.fails(&r) {
 			failing.Store(true)
 		}
@@ -620,10 +629,11 @@ func writable(path string) error {
 	return errors.Join(f.Close(), os.Remove(f.Name()))
 }
 
-// fails reports whether r has a finding that decides the exit code.
+// fails reports whether r has a finding that decides the exit code. What somebody
+// answers for, by a note, does not.
 func (o *Outputs) fails(r *wave.Record) bool {
 	at := slices.Index(severities, finding.Severity(o.FailOn))
-	return at >= 0 && slices.ContainsFunc(r.Findings, func(f finding.Finding) bool {
+	return at >= 0 && !r.Settled() && slices.ContainsFunc(r.Findings, func(f finding.Finding) bool {
 		return slices.Index(severities, f.Severity) >= at
 	})
 }

@@ -29,6 +29,7 @@ func TestScripts(t *testing.T) {
 		Cmds:               commands,
 		RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_STATE_HOME", filepath.Join(e.WorkDir, ".state"))
 			e.Setenv("PROGRAM", filepath.Join(bin, "gatehouse"))
 			e.Setenv("PATH", bin+string(filepath.ListSeparator)+e.Getenv("PATH"))
 			return nil

@@ -185,7 +185,7 @@ func TestHelp(t *testing.T) {
 // model is the command line as kong has it.
 func model(t *testing.T) *kong.Application {
 	t.Helper()
-	parser, err := kong.New(&cli{}, kong.Name("gatehouse"), kong.Exit(func(int) {}))
+	parser, err := kong.New(&cli{}, kong.Name("gatehouse"), vars, kong.Exit(func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}

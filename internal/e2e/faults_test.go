@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -404,7 +405,7 @@ func TestKilled(t *testing.T) {
 
 	var tokens, late int64
 	up.mu.Lock()
-	taken := up.finished
+	taken := maps.Clone(up.finished) // some may still be on their way to nobody
 	up.mu.Unlock()
 	account := make(map[string]line)
 	for i, l := range g.account() {

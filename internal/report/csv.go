@@ -38,6 +38,7 @@ type column struct {
 //	critical … low    how many findings of each severity
 //	findings, cves    their ids, separated by spaces
 //	country … contact who probably runs it
+//	notes             what people say of the host, of a wave that is kept
 var columns = []column{
 	{"wave", func(r *wave.Record) string { return r.Wave }},
 	{"target", func(r *wave.Record) string { return r.Target }},
@@ -115,6 +116,7 @@ var columns = []column{
 	{"provider", func(r *wave.Record) string { return r.Owner.Provider }},
 	{"owner", func(r *wave.Record) string { return r.Owner.Name }},
 	{"contact", func(r *wave.Record) string { return r.Owner.Contact }},
+	{"notes", notesOf},
 }
 
 // Columns are the names of the CSV's columns in their order.

@@ -32,6 +32,8 @@ type dojoFinding struct {
 	Verified    bool     `json:"verified"`
 	Static      bool     `json:"static_finding"`
 	Dynamic     bool     `json:"dynamic_finding"`
+	Accepted    bool     `json:"risk_accepted,omitzero"`
+	False       bool     `json:"false_p,omitzero"`
 	Tags        []string `json:"tags"`
 }
 
@@ -87,6 +89,15 @@ func dojo(r *wave.Record, f finding.Finding) dojoFinding {
 	if !r.ObservedAt.IsZero() {
 		out.Date = day(r.ObservedAt)
 	}
+	for i := range r.Notes {
+		// What DefectDojo has as accepted or false is not active in it.
+		switch r.Notes[i].Kind {
+		case wave.Accepted:
+			out.Accepted, out.Active = true, false
+		case wave.FalsePositive:
+			out.False, out.Active, out.Verified = true, false, false
+		}
+	}
 	for _, cve := range f.CVEs {
 		out.CVEs = append(out.CVEs, short(cve, 50))
 	}
@@ -104,6 +115,9 @@ func dojoDescription(r *wave.Record, f finding.Finding) string {
 	}
 	if what := version(r.Identity); what != "" {
 		lines = append(lines, "", "Version: "+markdownText(short(what, 200)))
+	}
+	if len(r.Notes) > 0 {
+		lines = append(lines, "", "Notes: "+markdownText(short(notesOf(r), 1000)))
 	}
 	return strings.Join(lines, "\n")
 }

@@ -135,6 +135,9 @@ func extras(r *wave.Record) (lines []string) {
 			lines = append(lines, label+": "+strings.Join(parts, " · "))
 		}
 	}
+	for i := range r.Notes[:min(len(r.Notes), 4)] {
+		add("Note", short(NoteLine(&r.Notes[i]), lineText))
+	}
 	p := r.Powers
 	var powers []string
 	for _, power := range []struct {

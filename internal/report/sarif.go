@@ -33,7 +33,13 @@ type (
 		Locations    []sarifLocation   `json:"locations"`
 		Fingerprints map[string]string `json:"partialFingerprints"`
 		Rank         float64           `json:"rank"` // 0 to 100
+		Suppressions []sarifPardon     `json:"suppressions,omitempty"`
 		Properties   sarifProof        `json:"properties"`
+	}
+	sarifPardon struct { // 3.35
+		Kind          string `json:"kind"`
+		Status        string `json:"status"`
+		Justification string `json:"justification"`
 	}
 	sarifLocation struct { // 3.28
 		Physical struct {
@@ -172,7 +178,8 @@ func result(r *wave.Record, f finding.Finding, ruleIndex int) sarifResult {
 		Fingerprints: map[string]string{
 			"gatehouse/v1": fingerprint(f.ID, r.Address, strconv.Itoa(int(r.Port)), r.Path),
 		},
-		Rank: base(f.Score) * 10,
+		Rank:         base(f.Score) * 10,
+		Suppressions: pardons(r),
 		Properties: sarifProof{
 			Severity:   string(f.Severity),
 			Score:      f.Score,
@@ -186,6 +193,16 @@ func result(r *wave.Record, f finding.Finding, ruleIndex int) sarifResult {
 			ObservedAt: instant(r.ObservedAt),
 		},
 	}
+}
+
+// pardons are the notes that say that nothing is left to do about a host.
+func pardons(r *wave.Record) (list []sarifPardon) {
+	for i := range r.Notes {
+		if n := &r.Notes[i]; n.Kind.Settles() {
+			list = append(list, sarifPardon{Kind: "external", Status: "accepted", Justification: NoteLine(n)})
+		}
+	}
+	return list
 }
 
 func rule(f finding.Finding) *sarifRule {

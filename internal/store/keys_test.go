@@ -221,6 +221,7 @@ func testVersion(t *testing.T, open func() keeper) {
 func testDuplicates(t *testing.T, open func() keeper) {
 	s := open()
 	one, two, three := full(), newKey("two"), newKey("three")
+	one.Revoked = time.Time{}
 	two.Ed25519, three.Ed25519 = []byte{}, []byte{} // none, both
 	for _, k := range []key.Key{one, two, three} {
 		if err := s.AddKey(k); err != nil {

@@ -218,9 +218,14 @@ func bitsOf(ctx context.Context, tx *sql.Tx) (map[string]int, error) {
 }
 
 // Records yields the records of a wave, in the order in which their hosts were
-// first seen in any wave.
+// first seen in any wave, with the notes on them that hold today.
 func (s *Store) Records(number int64) iter.Seq2[wave.Record, error] {
 	return func(yield func(wave.Record, error) bool) {
+		note, err := s.Noted(time.Now())
+		if err != nil {
+			yield(wave.Record{}, err)
+			return
+		}
 		// No deadline: whoever reads them says how long that takes.
 		rows, err := s.db.QueryContext(context.Background(), allRecords, saidID(number, 0), saidID(number+1, 0))
 		if err != nil {
@@ -243,6 +248,7 @@ func (s *Store) Records(number int64) iter.Seq2[wave.Record, error] {
 				}
 				continue
 			}
+			note(&r)
 			if !yield(r, nil) {
 				return
 			}

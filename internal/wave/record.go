@@ -26,6 +26,10 @@ type Record struct {
 	finding.Verdict
 
 	Owner owner.Owner `json:"owner"`
+
+	// Notes are those that hold, of a wave that is kept. They belong to the host,
+	// not to the wave, and are kept apart from it.
+	Notes []Note `json:"notes,omitempty" cbor:"-"`
 }
 
 // Summary is the exact account of a wave: the counts add up to Places.
