@@ -191,6 +191,24 @@ func (c *geoStatusCmd) Run(s streams, parent *geoCmd) error {
 	return tellSources(s, f)
 }
 
+// methodOwners is what the method of a wave says of where its owners are from.
+func methodOwners(f *owner.Finder) (list []string) {
+	if len(f.Databases) == 0 {
+		return nil
+	}
+	for _, source := range f.Sources() {
+		text := source.Name
+		if !source.Built.IsZero() {
+			text += " of " + source.Built.Format(time.DateOnly)
+		}
+		if source.Attribution != "" {
+			text += " (" + strings.TrimSuffix(source.Attribution, ".") + ")"
+		}
+		list = append(list, text)
+	}
+	return list
+}
+
 // tellSources names whoever the data is from, as their licences ask, and what is
 // known to be wrong with it.
 func tellSources(s streams, f *owner.Finder) error {
@@ -225,13 +243,15 @@ type Owners struct {
 	Geo  string `help:"Folder of databases that tell countries and networks (default: what gatehouse geo update fetched)." placeholder:"DIR"`
 	RDNS bool   `name:"rdns" help:"Ask reverse DNS for names; your resolver learns the addresses."`
 	RDAP bool   `name:"rdap" help:"Ask the registries of addresses who holds each and where abuse is reported, once a second."`
+
+	state string // the --state-dir, whose databases are the default
 }
 
 // finder is what the flags ask for.
 func (o *Owners) finder(contact string) (*owner.Finder, error) {
 	dir := o.Geo
 	if dir == "" {
-		state, err := stateDir("")
+		state, err := stateDir(o.state)
 		if err == nil {
 			dir = filepath.Join(state, "geo")
 		}

@@ -374,7 +374,7 @@ func recordOf(row *dataset.Row, id string, rules finding.Rules) wave.Record {
 	h := &row.Host
 	r := wave.Record{
 		Wave: id, Target: h.Target, Address: h.Address.String(), Port: h.Port,
-		Name: h.Name, Path: h.Path, TLS: h.TLS, ObservedAt: h.ObservedAt, Owner: ownerOf(row.Claims),
+		Name: h.Name, Path: h.Path, TLS: h.TLS, ObservedAt: h.ObservedAt, Owner: ownerOf(row.Claims, h.ObservedAt),
 	}
 	if row.Verdict != nil {
 		r.Verdict = *row.Verdict
@@ -388,8 +388,9 @@ func recordOf(row *dataset.Row, id string, rules finding.Rules) wave.Record {
 // comes from a database that its maker bought.
 const told = 0.5
 
-// ownerOf makes an owner of what an export claims, the first of each kind.
-func ownerOf(claims []dataset.Claim) (o owner.Owner) {
+// ownerOf makes an owner of what an export claims, the first of each kind. What
+// follows from a country is as of the day.
+func ownerOf(claims []dataset.Claim, day time.Time) (o owner.Owner) {
 	for _, c := range claims {
 		o.Claims = append(o.Claims, owner.Claim{What: c.What, Value: c.Value, Source: c.Source, Confidence: cmp.Or(c.Confidence, told)})
 		switch c.What {
@@ -409,6 +410,7 @@ func ownerOf(claims []dataset.Claim) (o owner.Owner) {
 			o.Contact = cmp.Or(o.Contact, c.Value)
 		}
 	}
+	o.EU = owner.EU(o.Country, day)
 	return o
 }
 

@@ -134,6 +134,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()>>11 | 1 // below 2^53, for readers that take numbers for floats
 	}
+	c.Owners.state = c.StateDir
 	owners, err := c.Owners.finder(c.Contact)
 	if err != nil {
 		return err
@@ -145,7 +146,11 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	checker := sc.Checker()
 	opt := target.Options{Scope: checker, Ports: c.Ports}
 	j := job{wave: &w, owners: owners, looks: c.Looks, outputs: c.Outputs, saving: c.Saving, streams: s, state: c.State, checker: checker}
-	j.method = wave.Method{Ports: c.Ports, Sample: float64(c.Sample)}
+	ports := c.Ports
+	if len(ports) == 0 {
+		ports = sc.Ports
+	}
+	j.method = wave.Method{Ports: ports, Sample: float64(c.Sample), Owners: methodOwners(owners)}
 	if slices.Contains(c.Target, "-") {
 		if len(c.Target) > 1 || len(c.Targets) > 0 {
 			return usage(errors.New("- stands alone: targets come from standard input or from the command line"), "leave out the other targets")

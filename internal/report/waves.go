@@ -108,8 +108,7 @@ const rankedRows = 10
 
 // ranked writes the largest of a map, with rank, share and a bar.
 func (p *page) ranked(title string, m map[string]uint64, of, rest uint64) {
-	rows := wave.Ranked(m, of)
-	rows = slices.DeleteFunc(rows, func(s wave.Share) bool { return s.Key == wave.UnknownClass })
+	rows := known(m, of)
 	if len(rows) == 0 {
 		return
 	}
@@ -127,6 +126,14 @@ func (p *page) ranked(title string, m map[string]uint64, of, rest uint64) {
 	if n := m[wave.UnknownClass]; n > 0 {
 		p.line("      ", p.paint(faint, "of "+count(n)+" more it is not known"))
 	}
+}
+
+// known are the rows of a table, ranked among those that have a name: what is not
+// known is no provider that others come after.
+func known(m map[string]uint64, of uint64) []wave.Share {
+	named := maps.Clone(m)
+	delete(named, wave.UnknownClass)
+	return wave.Ranked(named, of)
 }
 
 // ordered writes all of a map in an order that means something.
@@ -185,7 +192,7 @@ func Trend(w io.Writer, list []wave.Info, o Options) error {
 			top = max(top, list[i].Tally.Open)
 		}
 	}
-	p.line("  ", p.paint(faint, "WAVE  BEGUN             OPEN  GROWTH    EU  GUARDED  LARGEST COUNTRIES"))
+	p.line("  ", p.paint(faint, "WAVE  BEGUN            OPEN  GROWTH    EU  GUARDED  LARGEST COUNTRIES"))
 	var before *wave.Tally
 	for i := range list {
 		v := &list[i]
@@ -204,12 +211,13 @@ func Trend(w io.Writer, list []wave.Info, o Options) error {
 			eu = ratio(share)
 		}
 		var largest []string
-		ranked := slices.DeleteFunc(wave.Ranked(v.Tally.Countries, v.Tally.Placed), func(s wave.Share) bool { return s.Key == wave.UnknownClass })
+		ranked := known(v.Tally.Countries, v.Tally.Placed)
 		for _, s := range ranked[:min(3, len(ranked))] {
-			largest = append(largest, fmt.Sprintf("%d. %s %s", s.Rank, s.Key, ratio(s.Share)))
+			// Whole percents, so that three of them fit into a line.
+			largest = append(largest, fmt.Sprintf("%s %.0f %%", s.Key, 100*s.Share))
 		}
 		p.line("  ", pad(strconv.FormatInt(v.Number, 10), 4, true), "  ", v.Started.Format(time.DateOnly), "  ",
-			pad(count(v.Tally.Open), 10, true), "  ", pad(more, 6, true), "  ", pad(eu, 4, true), "  ",
+			pad(count(v.Tally.Open), 9, true), "  ", pad(more, 6, true), "  ", pad(eu, 4, true), "  ",
 			pad(count(v.Tally.Outcomes[finding.Guarded]), 7, true), "  ", Clean(strings.Join(largest, ", ")))
 	}
 	p.line()
