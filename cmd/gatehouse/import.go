@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"gatehouse/internal/dataset"
@@ -411,8 +412,14 @@ func ownerOf(claims []dataset.Claim, day time.Time) (o owner.Owner) {
 		}
 	}
 	o.EU = owner.EU(o.Country, day)
+	if list := providers(); o.Provider == "" && list.Of(o.ASN) != "" {
+		o.Provider = list.Of(o.ASN)
+		o.Claims = append(o.Claims, owner.Claim{What: owner.Provider, Value: o.Provider, Source: "provider list of " + list.Date.Format(time.DateOnly), Confidence: told})
+	}
 	return o
 }
+
+var providers = sync.OnceValue(owner.DefaultProviders)
 
 // verify scans the places of the exports, under the scope's rules.
 func (c *importCmd) verify(ctx context.Context, s streams) error {

@@ -144,7 +144,7 @@ var disks = []disk{
 
 // release is one that servers run: whether a newer one mends a flaw of it that
 // is on record (the last such was mended in 0.17.1), and whether it tells the
-// capabilities of models, as releases do since 0.6.4.
+// capabilities of models, as releases do since 0.6.5.
 type release struct {
 	version           string
 	outdated, capable bool
