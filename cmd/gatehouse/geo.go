@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/charmbracelet/x/ansi"
@@ -262,7 +263,7 @@ func (o *Owners) finder(contact string) (*owner.Finder, error) {
 		switch {
 		case err == nil:
 			f = opened
-		case o.Geo == "" && errors.Is(err, fs.ErrNotExist):
+		case o.Geo == "" && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)): // the store says that of the state folder
 		default:
 			return nil, usage(fmt.Errorf("--geo %s: %w", dir, err), "--geo takes a folder of .mmdb and .csv files; gatehouse geo update fetches them")
 		}

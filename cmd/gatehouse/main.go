@@ -184,6 +184,9 @@ func complain(w io.Writer, err error) int {
 		}
 		return exitUsage
 	}
+	if hint := storeHint(err); hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", hint)
+	}
 	return exitFailed
 }
 

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"gatehouse/internal/probe"
@@ -52,7 +54,29 @@ func openState(flag string) (*store.Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, usage(fmt.Errorf("state folder: %w", err), "name another with --state-dir")
 	}
-	return store.Open(filepath.Join(dir, "gatehouse.db"))
+	st, err := store.Open(filepath.Join(dir, "gatehouse.db"))
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		err = fmt.Errorf("%w: %w", err, store.ErrReadOnly)
+	}
+	return st, err
+}
+
+// storeHint says what to do about a store that cannot be used, "" where err is
+// of something else.
+func storeHint(err error) string {
+	switch {
+	case errors.Is(err, store.ErrFull):
+		return "what was kept is safe: make room and give the same command again, or name another place with --state-dir"
+	case errors.Is(err, store.ErrBusy):
+		return "end the process that has it, or name another place with --state-dir"
+	case errors.Is(err, store.ErrReadOnly):
+		return "have the folder writable, or name another with --state-dir"
+	case errors.Is(err, store.ErrCorrupt):
+		return "put a copy of the file back, or begin a new store with --state-dir; sqlite3's .recover saves what can be read"
+	case errors.Is(err, store.ErrLater):
+		return "use the newer gatehouse, or another store with --state-dir"
+	}
+	return ""
 }
 
 // planOf says which places in which order, and what is asked and kept of them:

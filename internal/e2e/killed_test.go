@@ -70,6 +70,9 @@ func TestKilledWave(t *testing.T) {
 	if len(want) < 3*places {
 		t.Fatalf("%d rows of %d hosts", len(want), places)
 	}
+	if !slices.ContainsFunc(want, func(row string) bool { return strings.Contains(row, `"country":"DE"`) }) {
+		t.Fatal("no record has an owner")
+	}
 
 	seed := rand.Uint64()
 	t.Logf("seed %d; undisturbed in %v", seed, r.took)
@@ -267,13 +270,9 @@ func dump(t *testing.T, state string) (rows []string) {
 		t.Fatal(err)
 	}
 	defer st.Close()
-	owners := 0
 	for r, err := range st.Records(1) {
 		if err != nil {
 			t.Fatal(err)
-		}
-		if r.Owner.Country != "" {
-			owners++
 		}
 		r.Wave, r.ObservedAt = "", time.Time{}
 		text, err := json.Marshal(&r, json.Deterministic(true))
@@ -281,9 +280,6 @@ func dump(t *testing.T, state string) (rows []string) {
 			t.Fatal(err)
 		}
 		rows = append(rows, "record "+string(text))
-	}
-	if owners == 0 {
-		t.Error("no record has an owner")
 	}
 	rules := finding.Rules{Advisories: ollama.Default()}
 	if _, err := st.Rejudge(1, func(h *evidence.Host) finding.Verdict {

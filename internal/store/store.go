@@ -34,6 +34,19 @@ var (
 	ErrInUse = errors.New("another process has it")
 	// ErrDamaged says that what is kept of a key cannot be understood.
 	ErrDamaged = errors.New("damaged, or of a later release")
+
+	// What is wrong with the store as a whole, whatever was asked of it.
+
+	// ErrFull says that the disk has no room.
+	ErrFull = errors.New("the disk is full")
+	// ErrCorrupt says that SQLite does not understand the file.
+	ErrCorrupt = errors.New("the file is damaged, or not a database")
+	// ErrReadOnly says that this process may not write there.
+	ErrReadOnly = errors.New("the file or its folder cannot be written")
+	// ErrBusy says that the wait for another process was too long.
+	ErrBusy = errors.New("another process has held it too long")
+	// ErrLater says that a later release made the store.
+	ErrLater = errors.New("made by a later release")
 )
 
 // Store is an open store. It is safe for any number of callers, and for several
@@ -148,7 +161,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	case err != nil:
 		return err
 	case at > latest:
-		return fmt.Errorf("made by a later release (version %d, this one knows %d)", at, latest)
+		return fmt.Errorf("%w (version %d, this one knows %d)", ErrLater, at, latest)
 	case at == latest:
 		return nil
 	}
@@ -175,13 +188,13 @@ func plain(err error) error {
 	}
 	switch e.Code() & 0xff {
 	case sqlitelib.SQLITE_FULL:
-		return errors.New("the disk is full")
+		return ErrFull
 	case sqlitelib.SQLITE_NOTADB, sqlitelib.SQLITE_CORRUPT:
-		return errors.New("the file is damaged, or not a database")
+		return ErrCorrupt
 	case sqlitelib.SQLITE_READONLY, sqlitelib.SQLITE_CANTOPEN, sqlitelib.SQLITE_PERM:
-		return errors.New("the file or its folder cannot be written")
+		return ErrReadOnly
 	case sqlitelib.SQLITE_BUSY:
-		return errors.New("another process has held it too long")
+		return ErrBusy
 	case sqlitelib.SQLITE_IOERR:
 		return fmt.Errorf("the disk fails: %w", e)
 	}
