@@ -45,7 +45,9 @@ var house = map[string]struct {
 	"harden": {shared, "ollama"},
 
 	// These join the wings, which know nothing of them.
-	"store":   {joint, "wave key ledger ollama evidence finding owner target flock"}, // terms name powers; what a record is made of
+	"notice": {joint, ""}, // delivers what others composed
+
+	"store":   {joint, "wave key ledger ollama evidence finding owner target flock notice"}, // terms name powers; what a record is made of
 	"fleet":   {joint, "wave limit store"},
 	"report":  {joint, "wave ledger finding evidence owner"},
 	"console": {joint, "wave ledger report"},

@@ -37,6 +37,7 @@ type cli struct {
 	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
 	Wave       waveCmd       `cmd:"" help:"The waves that were saved: list, show, compare, estimate."`
 	Note       noteCmd       `cmd:"" help:"What people say of a host: accepted, false positive, ticket."`
+	Watch      watchCmd      `cmd:"" help:"Look again and again, and tell what changed."`
 	Forget     forgetCmd     `cmd:"" help:"Delete all that is kept of an address."`
 	Import     importCmd     `cmd:"" help:"Judge what Shodan, Censys, masscan, nmap, zmap or Shadowserver found, or an earlier scan."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`

@@ -99,9 +99,19 @@ Examples:
 }
 
 func (c *scanCmd) Run(ctx context.Context, s streams) error {
-	sc, err := c.scope()
+	j, err := c.prepare(ctx, s)
 	if err != nil {
 		return err
+	}
+	defer j.owners.Close()
+	return j.run(ctx)
+}
+
+// prepare makes the job, whose owners the caller closes.
+func (c *scanCmd) prepare(ctx context.Context, s streams) (made *job, err error) {
+	sc, err := c.scope()
+	if err != nil {
+		return nil, err
 	}
 	if sc.Rate > 0 {
 		c.Rate = min(c.Rate, sc.Rate)
@@ -110,13 +120,13 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		c.NetworkRate = min(c.NetworkRate, sc.PerNetworkRate)
 	}
 	if c.Scope != "" && time.Now().After(sc.Expires) {
-		return expired(c.Scope, &sc)
+		return nil, expired(c.Scope, &sc)
 	}
 	if c.Prove && c.Scope != "" && !sc.Prove {
-		return usage(errors.New("the scope does not permit --prove"), "set prove: true in "+c.Scope+", if its authority agrees")
+		return nil, usage(errors.New("the scope does not permit --prove"), "set prove: true in "+c.Scope+", if its authority agrees")
 	}
 	if err := c.Looks.check(); err != nil {
-		return err
+		return nil, err
 	}
 	if c.Contact == "" {
 		c.Contact = sc.Contact
@@ -129,7 +139,7 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	}
 	seeded := c.Seed != 0
 	if err := c.Saving.check(c.State); err != nil {
-		return err
+		return nil, err
 	}
 	if c.Seed == 0 {
 		c.Seed = rand.Uint64()>>11 | 1 // below 2^53, for readers that take numbers for floats
@@ -137,9 +147,13 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	c.Owners.state = c.StateDir
 	owners, err := c.Owners.finder(c.Contact)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer owners.Close()
+	defer func() {
+		if made == nil {
+			_ = owners.Close() // the other error says more
+		}
+	}()
 	w := wave.Wave{ID: newWaveID(), Scope: sc.Name, Seed: c.Seed, Own: owners.Of}
 	order := target.Order{Seed: c.Seed, Shard: c.Shard, Sample: c.Sample}
 
@@ -153,17 +167,17 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	j.method = wave.Method{Ports: ports, Sample: float64(c.Sample), Owners: methodOwners(owners)}
 	if slices.Contains(c.Target, "-") {
 		if len(c.Target) > 1 || len(c.Targets) > 0 {
-			return usage(errors.New("- stands alone: targets come from standard input or from the command line"), "leave out the other targets")
+			return nil, usage(errors.New("- stands alone: targets come from standard input or from the command line"), "leave out the other targets")
 		}
 		if c.State != "" {
 			// Places are known by their position, and the next input may have others there.
-			return usage(errors.New("--state needs targets that can be read again, which standard input cannot"),
+			return nil, usage(errors.New("--state needs targets that can be read again, which standard input cannot"),
 				"write them to a file first; --targets takes the same lines")
 		}
 		bad := &lineReporter{w: s.err, name: c.input, left: 10}
 		stream, err := target.NewStream(s.in, opt, order, bad.report)
 		if err != nil {
-			return usage(err, "see gatehouse scan --help")
+			return nil, usage(err, "see gatehouse scan --help")
 		}
 		w.Source = stream
 		if c.Save {
@@ -183,12 +197,12 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 			}
 			return nil
 		}
-		return j.run(ctx)
+		return &j, nil
 	}
 
 	set, err := c.parse(ctx, opt)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, err := range set.Unresolved {
 		fmt.Fprintf(s.err, "gatehouse: %s\n", report.Clean(err.Error()))
@@ -196,14 +210,14 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	if c.Save && !seeded {
 		// The order of the wave that is taken up again.
 		if seed, ok, err := c.unfinished(w.Scope, set.Digest(), order); err != nil {
-			return err
+			return nil, err
 		} else if ok {
 			w.Seed, order.Seed = seed, seed
 		}
 	}
 	walk, err := set.Walk(order)
 	if err != nil {
-		return usage(err, "see gatehouse scan --help")
+		return nil, usage(err, "see gatehouse scan --help")
 	}
 	w.Source, w.Places, w.Denied = walk, walk.Count(), set.Denied
 	if c.Sample > 0 && c.Sample < 1 && c.Shard.N <= 1 {
@@ -212,14 +226,14 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 	switch { // a shard of few places may well be empty
 	case set.Count() > 0:
 	case set.Denied > 0:
-		return usage(errors.New("no place left to look at"), "every target is excluded or of a special-purpose range")
+		return nil, usage(errors.New("no place left to look at"), "every target is excluded or of a special-purpose range")
 	case len(set.Unresolved) > 0:
-		return usage(errors.New("none of the names has an address"), c.hint(set.Unresolved[0]))
+		return nil, usage(errors.New("none of the names has an address"), c.hint(set.Unresolved[0]))
 	default:
-		return usage(fmt.Errorf("no target in %s", strings.Join(c.Targets, ", ")), "--targets takes a file with one target a line")
+		return nil, usage(fmt.Errorf("no target in %s", strings.Join(c.Targets, ", ")), "--targets takes a file with one target a line")
 	}
 	j.plan, j.covers = c.planOf(set.Digest(), order), coversOf(set.Digest(), order)
-	return j.run(ctx)
+	return &j, nil
 }
 
 func (l *Looks) check() error {

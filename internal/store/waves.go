@@ -296,7 +296,8 @@ func (s *Store) Forget(addr netip.Addr) (n int, err error) {
 				return err
 			}
 		}
-		return nil
+		_, err = tx.ExecContext(ctx, dropNamed, addr.String())
+		return err
 	})
 	if err != nil {
 		return 0, err
