@@ -38,6 +38,7 @@ type cli struct {
 	Wave       waveCmd       `cmd:"" help:"The waves that were saved: list, show, compare, estimate."`
 	Note       noteCmd       `cmd:"" help:"What people say of a host: accepted, false positive, ticket."`
 	Watch      watchCmd      `cmd:"" help:"Look again and again, and tell what changed."`
+	Notify     notifyCmd     `cmd:"" help:"Draft a mail to each network that has open servers."`
 	Forget     forgetCmd     `cmd:"" help:"Delete all that is kept of an address."`
 	Import     importCmd     `cmd:"" help:"Judge what Shodan, Censys, masscan, nmap, zmap or Shadowserver found, or an earlier scan."`
 	Demo       demoCmd       `cmd:"" help:"Scan a street of simulated servers on this machine, to see what a scan shows."`
