@@ -39,6 +39,7 @@ type config struct {
 		WriteTime span  `yaml:"write_time"` // default 1m
 	} `yaml:"requests"`
 	Login    loginConfig          `yaml:"login"`
+	Forward  forwardConfig        `yaml:"forward_auth"`
 	Policies map[string]Allowance `yaml:"policies"`
 	Drain    span                 `yaml:"drain"` // for streams to end when the gate stops; default 30s
 	Traces   tracesConfig         `yaml:"traces"`
@@ -60,6 +61,31 @@ type upstreamConfig struct {
 	URL   string `yaml:"url"`
 	Slots int    `yaml:"slots"` // requests computed at a time: its OLLAMA_NUM_PARALLEL; default 4
 	CA    string `yaml:"ca"`    // for an https upstream with a private authority
+}
+
+// forwardConfig is for proxies that forward to Ollama themselves, and ask first.
+type forwardConfig struct {
+	Listen   string   `yaml:"listen"`    // address to be asked on, at /auth; "" is off
+	From     []source `yaml:"from"`      // the proxies that may ask; default this machine's loopback
+	CloudOff bool     `yaml:"cloud_off"` // Ollama was started with OLLAMA_NO_CLOUD=1
+}
+
+func (f *forwardConfig) check() (errs []error) {
+	if f.Listen == "" {
+		if len(f.From) > 0 || f.CloudOff {
+			errs = append(errs, errors.New("forward_auth: without listen nobody can ask; such as 127.0.0.1:9644"))
+		}
+		return errs
+	}
+	if _, _, err := net.SplitHostPort(f.Listen); err != nil {
+		errs = append(errs, fmt.Errorf("forward_auth: listen %q is no address with a port, such as 127.0.0.1:9644", f.Listen))
+	}
+	for _, p := range f.From {
+		if netip.Prefix(p).Bits() == 0 {
+			errs = append(errs, fmt.Errorf("forward_auth: from %s is everybody", netip.Prefix(p)))
+		}
+	}
+	return errs
 }
 
 type loginConfig struct {
@@ -157,6 +183,9 @@ func (c *config) defaults() {
 	c.Queue.Wait = cmp.Or(c.Queue.Wait, span(5*time.Minute))
 	c.Drain = cmp.Or(c.Drain, span(30*time.Second))
 	c.Traces.Share = cmp.Or(c.Traces.Share, 1)
+	if c.Forward.Listen != "" && len(c.Forward.From) == 0 {
+		c.Forward.From = []source{source(netip.MustParsePrefix("127.0.0.0/8")), source(netip.MustParsePrefix("::1/128"))}
+	}
 	c.Login.ClockWindow = cmp.Or(c.Login.ClockWindow, span(time.Minute))
 	for i := range c.Login.OIDC {
 		o := &c.Login.OIDC[i]
@@ -255,6 +284,7 @@ func (c *config) check() error {
 			wrong("login.trusted_proxy: from %s is everybody", netip.Prefix(p))
 		}
 	}
+	errs = append(errs, c.Forward.check()...)
 	if err := c.Traces.check(); err != nil {
 		errs = append(errs, err)
 	}

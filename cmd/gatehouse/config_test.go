@@ -80,6 +80,12 @@ func TestConfigMistakes(t *testing.T) {
 		"policies: {a: {hours: ['8-17']}}\n":                   "no time of day",
 		"policies: {a: {hours: ['mon 08:00-17:00 Mars/X']}}\n": "no time zone",
 		"policies: {a: {sources: [10.0.0.0/33]}}\n":            "no address or network",
+		"forward_auth: {listen: '9644'}\n":                     "forward_auth: listen \"9644\" is no address with a port",
+		"forward_auth: {from: [10.0.0.2]}\n":                   "without listen nobody can ask",
+		"forward_auth: {cloud_off: true}\n":                    "without listen nobody can ask",
+		"forward_auth: {listen: ':1', from: [0.0.0.0/0]}\n":    "from 0.0.0.0/0 is everybody",
+		"forward_auth: {listen: ':1', from: ['::/0']}\n":       "from ::/0 is everybody",
+		"forward_auth: {listen: ':1', from: [proxy]}\n":        "no address or network",
 		"log: loud\n":                                          "neither json nor text",
 		"a: b: c\n":                                            "mapping values",
 	} {

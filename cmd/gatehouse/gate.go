@@ -117,6 +117,7 @@ type gate struct {
 type serving struct {
 	cfg   *config
 	front *gateway.Gateway
+	asked *gateway.ForwardAuth
 	pool  *upstream.Pool
 	tls   *tls.Config // nil when it is off
 	trust string      // what clients have to trust; "" for a public authority

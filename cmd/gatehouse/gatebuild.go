@@ -44,6 +44,10 @@ func (g *gate) build(ctx context.Context, cfg *config) (*serving, error) {
 		QueueTime: time.Duration(cfg.Queue.Wait), Watch: g.watch,
 		Digest: s.pool.Digest,
 	}
+	s.asked = &gateway.ForwardAuth{Gate: s.front, CloudOff: cfg.Forward.CloudOff}
+	for _, p := range cfg.Forward.From {
+		s.asked.From = append(s.asked.From, netip.Prefix(p))
+	}
 	g.queue.SetSlots(s.pool.Slots(), cfg.Queue.Length)
 
 	running, stop := context.WithCancel(ctx)
@@ -374,8 +378,9 @@ func (g *gate) reload(ctx context.Context) {
 		return
 	}
 	old := g.now.Load()
-	if fmt.Sprint(cfg.Listen, cfg.Admin, cfg.Traces) != fmt.Sprint(old.cfg.Listen, old.cfg.Admin, old.cfg.Traces) || (cfg.TLS.Mode == "off") != (old.cfg.TLS.Mode == "off") {
-		g.log.Warn("listen, admin, traces and tls on or off change with the next start only")
+	starts := func(c *config) string { return fmt.Sprint(c.Listen, c.Admin, c.Forward.Listen, c.Traces) }
+	if starts(cfg) != starts(old.cfg) || (cfg.TLS.Mode == "off") != (old.cfg.TLS.Mode == "off") {
+		g.log.Warn("listen, admin, forward_auth's listen, traces and tls on or off change with the next start only")
 	}
 	next, err := g.build(ctx, cfg)
 	if err != nil {

@@ -72,6 +72,17 @@ func (g *gate) listen(cfg *config) (servers []*server, err error) {
 			Handler: front, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: quiet,
 		}})
 	}
+	if cfg.Forward.Listen != "" {
+		l, err := net.Listen("tcp", cfg.Forward.Listen)
+		if err != nil {
+			return servers, usage(fmt.Errorf("listen on %s: %w", cfg.Forward.Listen, plainListen(err)), "choose another with forward_auth's listen")
+		}
+		asked := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.now.Load().asked.ServeHTTP(w, r) })
+		servers = append(servers, &server{drain: true, l: l, http: &http.Server{
+			Handler: asked, DisableGeneralOptionsHandler: true, ReadHeaderTimeout: headerTime, ReadTimeout: headerTime,
+			WriteTimeout: headerTime, IdleTimeout: idleTime, MaxHeaderBytes: maxHeader, ErrorLog: quiet,
+		}})
+	}
 	if cfg.Admin != "off" {
 		l, err := net.Listen("tcp", cfg.Admin)
 		if err != nil {

@@ -38,6 +38,7 @@ type call struct {
 	body     []byte      // of the request, when it was read
 	grant    *limit.Grant
 	answer   *answer
+	asked    bool // by a proxy that forwards itself: see ForwardAuth
 }
 
 // requestID is the header that names a request, inwards and outwards.

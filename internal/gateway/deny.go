@@ -15,6 +15,9 @@ import (
 // deny answers in the gate's own name, in the dialect that the caller speaks,
 // and notes why.
 func (c *call) deny(status int, reason, message string) {
+	if c.asked {
+		status = proxyStatus(status)
+	}
 	c.record.Status, c.record.Reason, c.record.Allowed = status, reason, false
 	contentType, body := ollama.Refuse(c.dialect(), status, reason, message)
 	h := c.w.Header()

@@ -28,6 +28,12 @@ type Request struct {
 	// Elsewhere reports whether a model, by its canonical name, computes on
 	// another server, as the upstream's list of models says; nil: its name tells.
 	Elsewhere func(model string) bool
+
+	// Unseen is a request whose body stays with a proxy in front: Ask holds what
+	// its path tells, and Bytes is not known.
+	Unseen bool
+	// CloudOff, of an unseen request: no model behind computes with an account.
+	CloudOff bool
 }
 
 // Decision is what comes of it. The zero Decision denies.
@@ -54,6 +60,7 @@ const (
 	Images        = "images"         // it has more images than it may
 	Unload        = "unload"         // it unloads a model that others may be using
 	Uncounted     = "uncounted"      // the route cannot be held to bounds on tokens
+	Unseen        = "unseen-body"    // only the body, which is not there, would tell whether it may
 )
 
 // Decide decides on a request of an identity. Zero terms deny everything.
@@ -80,6 +87,9 @@ const (
 // another server. So does a request to /v1/messages that has the server search the web. Which models are
 // of the cloud, their names tell, as Ollama's own code has it; Request.Elsewhere
 // tells it of renamed ones too.
+//
+// Of an unseen request nothing is known but the route: it is denied to a key whose
+// terms only the body, the answer or its end could be held to.
 func Decide(id key.Identity, req Request) Decision {
 	terms, route := id.Terms, req.Route
 	if !req.Known || route.Power == ollama.Unknown {
@@ -94,7 +104,11 @@ func Decide(id key.Identity, req Request) Decision {
 	if !slices.Contains(terms.Powers, route.Power) {
 		return deny(http.StatusForbidden, Power, fmt.Sprintf("this key has not the power %q that %s %s needs", route.Power, route.Method, route.Pattern))
 	}
-	if limit := terms.Caps.RequestBytes; limit > 0 {
+	if req.Unseen {
+		if d, ok := unseen(terms, req); ok {
+			return d
+		}
+	} else if limit := terms.Caps.RequestBytes; limit > 0 {
 		length := req.Bytes
 		if length < 0 && req.Ask != nil {
 			length = int64(req.Ask.Bytes)
@@ -117,6 +131,29 @@ func Decide(id key.Identity, req Request) Decision {
 
 func deny(status int, reason, message string) Decision {
 	return Decision{Status: status, Reason: reason, Message: message}
+}
+
+// unseen decides on a request without its body; ok is false where the body does
+// not matter.
+func unseen(terms key.Terms, req Request) (d Decision, ok bool) {
+	route, caps, limits := req.Route, terms.Caps, terms.Limits
+	no := func(what string) (Decision, bool) {
+		return deny(http.StatusForbidden, Unseen, "this proxy shows the gate no bodies, so "+what), true
+	}
+	sends := route.Method == http.MethodPost || route.Method == http.MethodDelete
+	switch {
+	case (route.TakesJSON() || route.ListsModels()) && !slices.ContainsFunc(terms.Models, all):
+		return no("a key that is for some models cannot be used for this")
+	case sends && caps.RequestBytes > 0:
+		return no("a key with a cap on the length of requests cannot be used for this")
+	case !route.TakesJSON():
+		return Decision{}, false
+	case caps != (key.Caps{}) || limits.TokensMinute > 0 || limits.TokensDay > 0 || limits.Streams > 0:
+		return no("a key with caps, or with limits on tokens or streams, cannot be used for this")
+	case reuses(route) && !req.CloudOff && !slices.Contains(terms.Powers, ollama.Account):
+		return no("it cannot tell cloud models from others: start Ollama with OLLAMA_NO_CLOUD=1, and say so with cloud_off under forward_auth")
+	}
+	return Decision{Allow: true}, true
 }
 
 // unknown denies what the route table does not have.
