@@ -23,7 +23,8 @@ var house = map[string]struct {
 	rooms string
 }{
 	"ollama": {shared, ""},
-	"flock":  {shared, ""}, // locks on files, which differ from system to system
+	"flock":  {shared, ""},       // locks on files, which differ from system to system
+	"deploy": {shared, "ollama"}, // its newest release, and what is a name of a model
 
 	"scope":    {looking, ""},
 	"target":   {looking, "scope"},

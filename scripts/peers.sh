@@ -10,6 +10,7 @@ set -euo pipefail
 ollama=0.17.4  # the release that testdata/0.17.4 was captured from
 malgo=v0.11.24 # carries miniaudio.h, which Ollama's module leaves out
 pebble=v2.8.0  # an ACME authority for tests
+helm=v3.21.4   # reads the chart that deploy writes
 sdks=(ollama@0.6.4 openai@6.49.0 @anthropic-ai/sdk@1.13.0)
 
 cache=${GATEHOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gatehouse}
@@ -38,6 +39,13 @@ missing_packages() {
 	have zmap || echo zmap
 	have node || echo nodejs
 	have npm || echo npm
+	have ansible-playbook || echo ansible-core
+	have nix-instantiate || echo nix-bin
+	# What cloud-init's own check of user data imports; cloud-init itself is not installed.
+	local module
+	for module in yaml jsonschema jinja2 configobj jsonpatch oauthlib requests netifaces serial; do
+		/usr/bin/python3 -c "import $module" 2>/dev/null || echo "python3-$module"
+	done
 	have chromium || have chromium-browser || have google-chrome || echo chromium
 	# Only the build of Ollama needs the headers.
 	if [ ! -x "$dest/ollama" ]; then
@@ -159,6 +167,28 @@ install_pebble() {
 	mv "$tmp/pebble" "$peers/pebble-$pebble"
 }
 
+install_helm() {
+	[ ! -x "$peers/helm-$helm/helm" ] || return 0
+	say "building helm $helm"
+	(cd "$tmp" && GOWORK=off CGO_ENABLED=0 GOBIN=$tmp/helm "$go" install "helm.sh/helm/v3/cmd/helm@$helm" >"$peers/helm.log" 2>&1) ||
+		{ tail -n 20 "$peers/helm.log" >&2; die "helm did not build; the whole log is $peers/helm.log"; }
+	mv "$tmp/helm" "$peers/helm-$helm"
+}
+
+# install_cloudinit unpacks cloud-init, for its check of user data. Installed, it would take this
+# machine for a new one at the next boot.
+install_cloudinit() {
+	[ ! -e "$peers/cloud-init/usr" ] || return 0
+	command -v apt-get >/dev/null || die "cloud-init comes from Debian's archive, which this system has not"
+	say "unpacking cloud-init"
+	mkdir "$tmp/deb"
+	(cd "$tmp/deb" && apt-get download -qq cloud-init 2>"$peers/cloud-init.log") ||
+		{ tail -n 5 "$peers/cloud-init.log" >&2; die "cloud-init did not come: apt-get update may help"; }
+	dpkg-deb -x "$tmp"/deb/cloud-init_*.deb "$tmp/cloud-init"
+	rm -rf "$peers/cloud-init"
+	mv "$tmp/cloud-init" "$peers/cloud-init"
+}
+
 command -v "$go" >/dev/null || die "Go is missing: see https://go.dev/doc/install"
 mkdir -p "$peers"
 peers=$(cd "$peers" && pwd) dest=$peers/ollama-$ollama
@@ -177,4 +207,6 @@ install_model
 install_sdks
 install_goclient
 install_pebble
+install_helm
+install_cloudinit
 say "ready in $peers"

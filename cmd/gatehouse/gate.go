@@ -33,6 +33,7 @@ type gateCmd struct {
 	Upstream    string `help:"The Ollama behind the gate, over the file's (default http://127.0.0.1:11434)." placeholder:"URL"`
 	TLS         string `name:"tls" help:"self, files, acme or off, over the file's; off is for loopback only." placeholder:"MODE"`
 	Admin       string `help:"Loopback address for health and metrics, or off, over the file's (default 127.0.0.1:9643)." placeholder:"ADDR"`
+	FirstKey    string `help:"Write the first key to this file, readable by nobody else, instead of printing it: for services, whose output is logged." placeholder:"FILE"`
 	CheckConfig bool   `help:"Say what is wrong with the configuration, and start nothing."`
 	AllowBypass bool   `help:"Start although Ollama can be reached around the gate."`
 }

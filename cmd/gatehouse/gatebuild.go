@@ -223,14 +223,33 @@ func (g *gate) firstKey() error {
 	if k.Terms, err = allowance.terms(); err != nil {
 		return err
 	}
+	if g.cmd.FirstKey != "" {
+		if err := writeFirstKey(g.cmd.FirstKey, token); err != nil {
+			return err
+		}
+	}
 	if err := g.store.AddKey(k); err != nil {
 		return err
 	}
 	if err := g.refill(); err != nil {
 		return err
 	}
+	if g.cmd.FirstKey != "" {
+		_, err = fmt.Fprintf(g.streams.out, "\n The first key is in %s; it may list and use every model.\n\n", g.cmd.FirstKey)
+		return err
+	}
 	_, err = fmt.Fprintf(g.streams.out, "\n The first key, shown this once; it may list and use every model:\n\n   %s\n\n", token)
 	return err
+}
+
+// writeFirstKey writes the key to a file that was not there.
+func writeFirstKey(path, token string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return usage(fmt.Errorf("first key: %w", err), "--first-key takes a file that is not there yet")
+	}
+	_, err = fmt.Fprintln(f, token)
+	return errors.Join(err, f.Close())
 }
 
 // event puts what the gate itself did into the ledger.

@@ -46,6 +46,7 @@ type cli struct {
 	Scope      scopeCmd      `cmd:"" help:"The file that says what may be looked at, and by whose authority."`
 	Geo        geoCmd        `cmd:"" help:"The databases that tell who runs a host, and where."`
 	Gate       gateCmd       `cmd:"" help:"Serve Ollama to those who hold a key, and to nobody else."`
+	Deploy     deployCmd     `cmd:"" help:"Write a compose file, units, a chart or a proxy's configuration, with the gate in front."`
 	Key        keyCmd        `cmd:"" help:"The keys that open the gate."`
 	Ledger     ledgerCmd     `cmd:"" help:"Who did what at the gate."`
 	Status     statusCmd     `cmd:"" help:"How the running gate is."`
@@ -75,7 +76,7 @@ const (
 )
 
 // vars are the words in the help of flags that the code knows.
-var vars = kong.Vars{"formats": formatNames()}
+var vars = kong.Vars{"formats": formatNames(), "deployments": deployments()}
 
 func main() {
 	os.Exit(run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))

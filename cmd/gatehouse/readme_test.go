@@ -167,7 +167,7 @@ func TestReadmeFlags(t *testing.T) {
 		}
 	})
 	text := readme(t)
-	for _, m := range regexp.MustCompile(`[\x60 (]--([a-z][a-z-]*)`).FindAllStringSubmatch(text, -1) {
+	for _, m := range regexp.MustCompile(`[\x60 (]--([a-z][a-z0-9-]*)`).FindAllStringSubmatch(text, -1) {
 		if _, ok := flags[m[1]]; !ok {
 			t.Errorf("README.md names --%s, which does not exist", m[1])
 		}

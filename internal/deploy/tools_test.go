@@ -1,0 +1,265 @@
+//go:build linux
+
+package deploy_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gatehouse/internal/deploy"
+)
+
+// tool finds a program that scripts/peers.sh installs.
+func tool(t *testing.T, names ...string) string {
+	t.Helper()
+	for _, name := range names {
+		if bin, err := exec.LookPath(name); err == nil {
+			return bin
+		}
+	}
+	missing(t, names[0])
+	return ""
+}
+
+// cached finds what scripts/peers.sh puts into its cache.
+func cached(t *testing.T, name string) string {
+	t.Helper()
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(dir, "gatehouse")
+	if own := os.Getenv("GATEHOUSE_CACHE"); own != "" {
+		dir = own
+	}
+	at := filepath.Join(dir, "peers", name)
+	if _, err := os.Stat(at); err != nil {
+		missing(t, name)
+	}
+	return at
+}
+
+func missing(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("GATEHOUSE_REQUIRE_PEERS") == "1" {
+		t.Fatal(what + " is not installed: run make peers")
+	}
+	t.Skip(what + " is not installed: run make peers")
+}
+
+// runs runs a command, which has to end well, and returns what it prints.
+func runs(t *testing.T, env []string, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Env = append(os.Environ(), env...)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%s %s: %v\n%s", filepath.Base(name), strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// put writes the files into a folder, each text as change has it.
+func put(t *testing.T, files []deploy.File, change *strings.Replacer) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, f := range files {
+		at := filepath.Join(dir, f.Path)
+		if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		text := f.Text
+		if change != nil {
+			text = change.Replace(text)
+		}
+		if err := os.WriteFile(at, []byte(text), f.Mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// pair writes a certificate and its key, both into cert and key too.
+func pair(t *testing.T) (cert, key string) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"ai.example.org"}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var both bytes.Buffer
+	for _, block := range []*pem.Block{{Type: "CERTIFICATE", Bytes: der}, {Type: "PRIVATE KEY", Bytes: pkcs8}} {
+		if err := pem.Encode(&both, block); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert = filepath.Join(t.TempDir(), "both.pem")
+	if err := os.WriteFile(cert, both.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return cert, cert
+}
+
+// TestTools has each format read by the program it is for.
+func TestTools(t *testing.T) {
+	each(t, func(t *testing.T, f deploy.Format, o deploy.Options, files []deploy.File) {
+		switch f.Name {
+		case "nginx":
+			cert, key := pair(t)
+			o.Cert, o.Key = cert, key
+			files = again(t, f, o)
+			dir := put(t, files, nil)
+			main := filepath.Join(dir, "nginx.conf")
+			text := "pid " + dir + "/pid; error_log stderr; events {} http { access_log off; include " + dir + "/gatehouse.conf; }\n"
+			if err := os.WriteFile(main, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			runs(t, nil, tool(t, "nginx", "/usr/sbin/nginx"), "-t", "-e", "stderr", "-p", dir, "-c", main)
+		case "caddy":
+			dir := put(t, files, nil)
+			runs(t, []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, tool(t, "caddy"), "validate", "--adapter", "caddyfile", "--config", dir+"/Caddyfile")
+		case "haproxy":
+			cert, _ := pair(t)
+			o.Cert, o.Folder = cert, t.TempDir()
+			files = again(t, f, o)
+			dir := put(t, files, nil)
+			if o.ForwardAuth {
+				runs(t, nil, "cp", dir+"/gatehouse.lua", o.Folder)
+			}
+			runs(t, nil, tool(t, "haproxy", "/usr/sbin/haproxy"), "-c", "-f", dir+"/haproxy.cfg")
+		case "cloud-init":
+			dir := put(t, files, nil)
+			lib := cached(t, "cloud-init")
+			out := runs(t, []string{"PYTHONPATH=" + lib + "/usr/lib/python3/dist-packages"}, "/usr/bin/python3", "-m", "cloudinit.cmd.main", "schema", "-c", dir+"/user-data.yaml")
+			if !strings.Contains(out, "Valid") {
+				t.Errorf("cloud-init: %s", out)
+			}
+			if size := len(files[0].Text); size > 16<<10 {
+				t.Errorf("the user data has %d bytes, more than some providers take", size)
+			}
+		case "ansible":
+			dir := put(t, files, nil)
+			runs(t, []string{"HOME=" + dir, "ANSIBLE_LOCAL_TEMP=" + dir}, tool(t, "ansible-playbook"), "--syntax-check", "-i", "ollama,", dir+"/playbook.yaml")
+		case "nixos":
+			dir := put(t, files, nil)
+			runs(t, nil, tool(t, "nix-instantiate"), "--parse", dir+"/gatehouse.nix")
+		case "terraform":
+			dir := put(t, files, nil)
+			// Debian has no Terraform, so it is not required; see TestTerraform.
+			if bin, err := exec.LookPath("terraform"); err == nil {
+				runs(t, []string{"HOME=" + dir, "CHECKPOINT_DISABLE=1"}, bin, "-chdir="+dir, "validate")
+				runs(t, []string{"HOME=" + dir, "CHECKPOINT_DISABLE=1"}, bin, "-chdir="+dir, "fmt", "-check", "-diff")
+			}
+		case "helm":
+			dir := put(t, files, nil)
+			bin := cached(t, "helm-v3.21.4/helm")
+			env := []string{"HOME=" + dir}
+			runs(t, env, bin, "lint", "--strict", dir+"/gatehouse")
+			out := runs(t, env, bin, "template", "box", dir+"/gatehouse")
+			for _, want := range []string{"value: 127.0.0.1:11434", "targetPort: gate", "kind: NetworkPolicy", "box-gatehouse"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("the chart gives no %q", want)
+				}
+			}
+		case "systemd":
+			dir := put(t, files, nil)
+			runs(t, nil, "sh", "-n", dir+"/gatehouse-systemd.sh")
+		}
+	})
+}
+
+func again(t *testing.T, f deploy.Format, o deploy.Options) []deploy.File {
+	t.Helper()
+	files, err := f.Write(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// heredocs are the files that a script of systemd's writes.
+func heredocs(script string) map[string]string {
+	files := make(map[string]string)
+	for part := range strings.SplitSeq(script, "\ncat >") {
+		name, text, ok := strings.Cut(part, " <<'END'\n")
+		if ok {
+			text, _, _ = strings.Cut(text, "\nEND")
+			files[name] = text + "\n"
+		}
+	}
+	return files
+}
+
+// TestUnits has systemd read the units, and judge the gate's.
+func TestUnits(t *testing.T) {
+	f, _ := deploy.Find("systemd")
+	files := heredocs(again(t, f, deploy.Options{Domain: "ai.example.org"})[0].Text)
+	if len(files) != 4 {
+		t.Fatalf("%d files", len(files))
+	}
+	dir := t.TempDir()
+	unit := strings.ReplaceAll(files["/etc/systemd/system/gatehouse.service"], "/usr/local/bin/gatehouse", "/bin/true")
+	if err := os.WriteFile(dir+"/gatehouse.service", []byte(unit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	analyze := tool(t, "systemd-analyze")
+	if out := runs(t, nil, analyze, "verify", "--man=no", dir+"/gatehouse.service"); strings.Contains(out, "gatehouse.service:") {
+		t.Errorf("systemd says: %s", out)
+	}
+	runs(t, nil, analyze, "security", "--offline=yes", "--threshold=20", dir+"/gatehouse.service")
+
+	// The unit is docs/gatehouse.service, but for where the first key goes.
+	sample, err := os.ReadFile("../../docs/gatehouse.service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	skip := func(line string) bool { return strings.HasPrefix(line, "#") || strings.HasPrefix(line, "ExecStart=") }
+	ours := slices.DeleteFunc(strings.Split(files["/etc/systemd/system/gatehouse.service"], "\n"), skip)
+	if theirs := slices.DeleteFunc(strings.Split(string(sample), "\n"), skip); !slices.Equal(ours, theirs) {
+		t.Errorf("the unit is not docs/gatehouse.service:\n%s", strings.Join(ours, "\n"))
+	}
+}
+
+// TestTerraform holds main.tf to the user data that it carries.
+func TestTerraform(t *testing.T) {
+	terraform, _ := deploy.Find("terraform")
+	cloudInit, _ := deploy.Find("cloud-init")
+	o := deploy.Options{BinaryURL: "https://f.example.org/g", SHA256: hex64, Models: []string{"smollm2"}}
+	text := again(t, terraform, o)[0].Text
+	want := again(t, cloudInit, o)[0].Text
+	_, text, ok := strings.Cut(text, "<<-GATEHOUSE_USER_DATA\n")
+	text, _, end := strings.Cut(text, "\n  GATEHOUSE_USER_DATA\n")
+	if !ok || !end {
+		t.Fatal("no user data")
+	}
+	var got strings.Builder
+	for line := range strings.SplitSeq(text, "\n") {
+		got.WriteString(strings.TrimPrefix(line, "    ") + "\n")
+	}
+	if plain := strings.NewReplacer("$${", "${", "%%{", "%{").Replace(got.String()); plain != want {
+		t.Errorf("main.tf carries\n%s\nwant\n%s", plain, want)
+	}
+	if strings.Contains(strings.ReplaceAll(text, "$${", ""), "${") || strings.Contains(strings.ReplaceAll(text, "%%{", ""), "%{") {
+		t.Error("Terraform would read some of it")
+	}
+}
