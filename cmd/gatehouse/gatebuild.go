@@ -229,6 +229,9 @@ func (g *gate) firstKey() error {
 		}
 	}
 	if err := g.store.AddKey(k); err != nil {
+		if g.cmd.FirstKey != "" {
+			err = errors.Join(err, os.Remove(g.cmd.FirstKey)) // it opens nothing
+		}
 		return err
 	}
 	if err := g.refill(); err != nil {

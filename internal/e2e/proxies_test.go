@@ -27,6 +27,7 @@ import (
 // asked is a gate that answers proxies, and the Ollama that they forward to.
 type asked struct {
 	server  *realollama.Server
+	front   string // address of the gate itself
 	auth    string // address that proxies ask on
 	state   string
 	token   string // of the first key: read and infer
@@ -37,11 +38,11 @@ type asked struct {
 // forward_auth.
 func startAsked(t *testing.T) *asked {
 	t.Helper()
-	a := &asked{server: realollama.Start(t, realollama.Env("OLLAMA_NO_CLOUD=1")), auth: free(t), state: filepath.Join(t.TempDir(), "state")}
+	a := &asked{server: realollama.Start(t, realollama.Env("OLLAMA_NO_CLOUD=1")), front: free(t), auth: free(t), state: filepath.Join(t.TempDir(), "state")}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "gatehouse.yaml")
 	text := fmt.Sprintf("listen: [%q]\nadmin: \"off\"\ntls: {mode: \"off\"}\nhosts: [ai.example.org]\nupstreams: [{url: %q}]\nforward_auth: {listen: %q, cloud_off: true}\n",
-		free(t), a.server.URL, a.auth)
+		a.front, a.server.URL, a.auth)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -108,15 +109,16 @@ type proxy struct {
 }
 
 func (a *asked) here(text, addr string) string {
-	_, port, _ := net.SplitHostPort(addr)
 	return strings.NewReplacer(
-		"127.0.0.1:11434", strings.TrimPrefix(a.server.URL, "http://"), "127.0.0.1:9644", a.auth,
+		"127.0.0.1:11434", strings.TrimPrefix(a.server.URL, "http://"), "127.0.0.1:9644", a.auth, "127.0.0.1:8443", a.front,
 		"listen 8555 ssl", "listen "+addr+" ssl", "\tlisten [::]:8555 ssl;\n", "", "bind :8555", "bind "+addr,
-		"https://ai.example.org:8555", "https://127.0.0.1:"+port,
+		"https://ai.example.org:8555", "https://127.0.0.1:"+port(addr),
 	).Replace(text)
 }
 
-func (a *asked) start(t *testing.T, name string) *proxy {
+func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:] }
+
+func (a *asked) start(t *testing.T, name string, flags ...string) *proxy {
 	t.Helper()
 	bin := program(t, name)
 	dir := t.TempDir()
@@ -125,7 +127,7 @@ func (a *asked) start(t *testing.T, name string) *proxy {
 	authority := selfSigned(t, "ai.example.org", cert, keyFile)
 	both := filepath.Join(dir, "both.pem")
 	join(t, both, cert, keyFile)
-	args := []string{"deploy", name, "--domain", "ai.example.org", "--port", "8555", "--forward-auth"}
+	args := append([]string{"deploy", name, "--domain", "ai.example.org", "--port", "8555"}, flags...)
 	var cmd *exec.Cmd
 	switch name {
 	case "nginx":
@@ -138,12 +140,16 @@ func (a *asked) start(t *testing.T, name string) *proxy {
 	case "haproxy":
 		out := filepath.Join(dir, "out")
 		run(t, append(args, "--cert", both, "--folder", out, "--out", out)...).exits(t, 0)
-		for _, f := range []string{"haproxy.cfg", "gatehouse.lua"} {
-			text, err := os.ReadFile(filepath.Join(out, f))
+		files, err := os.ReadDir(out)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(filepath.Join(out, f.Name()))
 			if err != nil {
 				t.Fatal(err)
 			}
-			write(t, filepath.Join(out, f), a.here(string(text), p.addr))
+			write(t, filepath.Join(out, f.Name()), a.here(string(text), p.addr))
 		}
 		cmd = exec.Command(bin, "-db", "-f", filepath.Join(out, "haproxy.cfg"))
 	case "caddy":
@@ -151,7 +157,7 @@ func (a *asked) start(t *testing.T, name string) *proxy {
 		r.exits(t, 0)
 		text := a.here(r.out, p.addr)
 		// Caddy's ACME would ask the world: here it shows a certificate from files.
-		text = strings.Replace(text, " {\n\troute {", " {\n\ttls "+cert+" "+keyFile+"\n\troute {", 1)
+		text = strings.Replace(text, "\nhttps://127.0.0.1:"+port(p.addr)+" {\n", "\nhttps://127.0.0.1:"+port(p.addr)+" {\n\ttls "+cert+" "+keyFile+"\n", 1)
 		write(t, filepath.Join(dir, "Caddyfile"), "{\n\tadmin off\n\tauto_https disable_redirects\n}\n"+text)
 		cmd = exec.Command(bin, "run", "--adapter", "caddyfile", "--config", filepath.Join(dir, "Caddyfile"))
 		cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
@@ -251,7 +257,7 @@ func TestForwardAuth(t *testing.T) {
 	tiny := realollama.Model
 	for _, name := range []string{"nginx", "caddy", "haproxy"} {
 		t.Run(name, func(t *testing.T) {
-			p := a.start(t, name)
+			p := a.start(t, name, "--forward-auth")
 			chat := fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"hi"}],"options":{"num_predict":8}}`, tiny)
 			for _, c := range []struct {
 				who, token, method, path, body string
@@ -331,5 +337,37 @@ func TestForwardAuth(t *testing.T) {
 	account.exits(t, 0)
 	if !strings.Contains(account.out, "/api/chat") || strings.Contains(account.out, "unknown-proxy") {
 		t.Errorf("the ledger says: %.2000s", account.out)
+	}
+}
+
+// TestBehindProxies has proxies as deploy writes them before the gate.
+func TestBehindProxies(t *testing.T) {
+	t.Parallel()
+	a := startAsked(t)
+	chat := fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":"hi"}],"options":{"num_predict":8}}`, realollama.Model)
+	for _, name := range []string{"nginx", "caddy", "haproxy"} {
+		t.Run(name, func(t *testing.T) {
+			p := a.start(t, name)
+			for _, c := range []struct {
+				token, method, path, body string
+				status                    int
+			}{
+				{"", "GET", "/api/tags", "", 401},
+				{"", "POST", "/api/chat", chat, 401},
+				{a.token, "GET", "/api/tags", "", 200},
+				{a.token, "POST", "/api/chat", chat, 200},
+				{a.token, "DELETE", "/api/delete", `{"model":"` + realollama.Model + `"}`, 403},
+				{a.token, "GET", "/api/nothing", "", 404},
+				{a.limited, "POST", "/api/chat", chat, 200}, // the gate sees the body
+				{a.limited, "POST", "/api/chat", `{"model":"other"}`, 403},
+			} {
+				if status, _, text := p.ask(t, c.token, c.method, c.path, c.body); status != c.status {
+					t.Errorf("%s %s: %d, want %d: %.200s", c.method, c.path, status, c.status, text)
+				}
+			}
+			if _, _, text := p.ask(t, a.token, "POST", "/api/chat", chat); strings.Count(text, "\n") < 3 {
+				t.Errorf("no stream: %s", text)
+			}
+		})
 	}
 }
