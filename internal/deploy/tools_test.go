@@ -165,7 +165,7 @@ func TestTools(t *testing.T) {
 			runs(t, nil, tool(t, "nix-instantiate"), "--parse", dir+"/gatehouse.nix")
 		case "terraform":
 			dir := put(t, files, nil)
-			// Debian has no Terraform, so it is not required; see TestTerraform.
+			// Debian has no Terraform, so it is not required; see TestTerraformValue.
 			if bin, err := exec.LookPath("terraform"); err == nil {
 				runs(t, []string{"HOME=" + dir, "CHECKPOINT_DISABLE=1"}, bin, "-chdir="+dir, "validate")
 				runs(t, []string{"HOME=" + dir, "CHECKPOINT_DISABLE=1"}, bin, "-chdir="+dir, "fmt", "-check", "-diff")
@@ -237,29 +237,5 @@ func TestUnits(t *testing.T) {
 	ours := slices.DeleteFunc(strings.Split(files["/etc/systemd/system/gatehouse.service"], "\n"), skip)
 	if theirs := slices.DeleteFunc(strings.Split(string(sample), "\n"), skip); !slices.Equal(ours, theirs) {
 		t.Errorf("the unit is not docs/gatehouse.service:\n%s", strings.Join(ours, "\n"))
-	}
-}
-
-// TestTerraform holds main.tf to the user data that it carries.
-func TestTerraform(t *testing.T) {
-	terraform, _ := deploy.Find("terraform")
-	cloudInit, _ := deploy.Find("cloud-init")
-	o := deploy.Options{BinaryURL: "https://f.example.org/g", SHA256: hex64, Models: []string{"smollm2"}}
-	text := again(t, terraform, o)[0].Text
-	want := again(t, cloudInit, o)[0].Text
-	_, text, ok := strings.Cut(text, "<<-GATEHOUSE_USER_DATA\n")
-	text, _, end := strings.Cut(text, "\n  GATEHOUSE_USER_DATA\n")
-	if !ok || !end {
-		t.Fatal("no user data")
-	}
-	var got strings.Builder
-	for line := range strings.SplitSeq(text, "\n") {
-		got.WriteString(strings.TrimPrefix(line, "    ") + "\n")
-	}
-	if plain := strings.NewReplacer("$${", "${", "%%{", "%{").Replace(got.String()); plain != want {
-		t.Errorf("main.tf carries\n%s\nwant\n%s", plain, want)
-	}
-	if strings.Contains(strings.ReplaceAll(text, "$${", ""), "${") || strings.Contains(strings.ReplaceAll(text, "%%{", ""), "%{") {
-		t.Error("Terraform would read some of it")
 	}
 }
