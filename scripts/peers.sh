@@ -39,6 +39,7 @@ missing_packages() {
 	have zmap || echo zmap
 	have node || echo nodejs
 	have npm || echo npm
+	have nft || echo nftables
 	have ansible-playbook || echo ansible-core
 	have nix-instantiate || echo nix-bin
 	# What cloud-init's own check of user data imports; cloud-init itself is not installed.

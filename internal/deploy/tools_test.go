@@ -13,10 +13,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"go.yaml.in/yaml/v4"
 
 	"gatehouse/internal/deploy"
 )
@@ -128,6 +131,8 @@ func TestTools(t *testing.T) {
 			cert, key := pair(t)
 			o.Cert, o.Key = cert, key
 			files = again(t, f, o)
+			// nginx -t binds what it is told to: here that is a socket in a folder.
+			files[0].Text = listens.ReplaceAllString(files[0].Text, "listen unix:"+t.TempDir()+"/$1 ssl;")
 			dir := put(t, files, nil)
 			main := filepath.Join(dir, "nginx.conf")
 			text := "pid " + dir + "/pid; error_log stderr; events {} http { access_log off; include " + dir + "/gatehouse.conf; }\n"
@@ -188,6 +193,8 @@ func TestTools(t *testing.T) {
 	})
 }
 
+var listens = regexp.MustCompile(`listen (\S+) ssl;`)
+
 func again(t *testing.T, f deploy.Format, o deploy.Options) []deploy.File {
 	t.Helper()
 	files, err := f.Write(o)
@@ -237,5 +244,97 @@ func TestUnits(t *testing.T) {
 	ours := slices.DeleteFunc(strings.Split(files["/etc/systemd/system/gatehouse.service"], "\n"), skip)
 	if theirs := slices.DeleteFunc(strings.Split(string(sample), "\n"), skip); !slices.Equal(ours, theirs) {
 		t.Errorf("the unit is not docs/gatehouse.service:\n%s", strings.Join(ours, "\n"))
+	}
+}
+
+// machineFiles are those that cloud-init writes, by path.
+func machineFiles(t *testing.T, o deploy.Options) map[string]string {
+	t.Helper()
+	f, _ := deploy.Find("cloud-init")
+	var c struct {
+		Files []struct {
+			Path    string `yaml:"path"`
+			Content string `yaml:"content"`
+		} `yaml:"write_files"`
+	}
+	if err := yaml.Load([]byte(again(t, f, filled(f, o))[0].Text), &c); err != nil {
+		t.Fatal(err)
+	}
+	files := make(map[string]string)
+	for _, f := range c.Files {
+		files[f.Path] = f.Content
+	}
+	return files
+}
+
+// TestMachineFiles has each file that cloud-init writes read by what it is for.
+func TestMachineFiles(t *testing.T) {
+	files := machineFiles(t, deploy.Options{Domain: "ai.example.org", GPU: "amd", Models: []string{"smollm2"}})
+	if len(files) != 7 {
+		t.Fatalf("%d files", len(files))
+	}
+	dir := t.TempDir()
+	for name, text := range files {
+		at := filepath.Join(dir, filepath.Base(name))
+		text = strings.ReplaceAll(text, "ExecStart=/usr/local/bin/", "ExecStart=/bin/true ")
+		if err := os.WriteFile(at, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		switch filepath.Ext(name) {
+		case ".service":
+			if out := runs(t, nil, tool(t, "systemd-analyze"), "verify", "--man=no", at); strings.Contains(out, filepath.Base(name)+":") {
+				t.Errorf("systemd says: %s", out)
+			}
+		case ".nft":
+			runs(t, nil, tool(t, "unshare"), "--map-root-user", "--net", tool(t, "nft", "/usr/sbin/nft"), "--check", "--file", at)
+		case "":
+			runs(t, nil, "sh", "-n", at)
+		}
+	}
+}
+
+// TestInstall runs the installation with nothing but stand-ins for what it
+// calls: it stops where gatehouse is not the file that it should be.
+func TestInstall(t *testing.T) {
+	script := machineFiles(t, deploy.Options{Models: []string{"smollm2"}})["/usr/local/sbin/gatehouse-install"]
+	for _, test := range []struct {
+		served, ends string
+		ok           bool
+	}{
+		{"a", "ollama pull smollm2", true}, // hex64 is of this
+		{"b", "--retry 5 -o TMP/gatehouse https://files.example.org/gatehouse?v=1&x=2", false},
+	} {
+		dir := t.TempDir()
+		log := filepath.Join(dir, "log")
+		for _, name := range []string{"systemctl", "install", "useradd", "tar", "id", "ollama", "curl"} {
+			text := "#!/bin/sh\necho " + name + ` "$@" >>` + log + "\n"
+			if name == "curl" {
+				text += `while [ $# -gt 0 ]; do [ "$1" != -o ] || printf ` + test.served + ` >"$2"; shift; done` + "\n"
+			}
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
+		cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin", "TMPDIR=" + dir}
+		out, err := cmd.CombinedOutput()
+		if (err == nil) != test.ok {
+			t.Errorf("it serves %q: %v\n%s", test.served, err, out)
+		}
+		did, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(did)), "\n")
+		if lines[0] != "systemctl daemon-reload" || lines[1] != "systemctl enable --now gatehouse-firewall.service" {
+			t.Errorf("it begins with %q", lines[:2])
+		}
+		last := regexp.MustCompile(dir+`/tmp\.\w+`).ReplaceAllString(lines[len(lines)-1], "TMP")
+		if !strings.HasSuffix(last, test.ends) {
+			t.Errorf("it ends with %q, want %q", last, test.ends)
+		}
+		if started := strings.Contains(string(did), "enable --now ollama.service gatehouse.service"); started != test.ok {
+			t.Errorf("it serves %q, and starts: %v", test.served, started)
+		}
 	}
 }
