@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,8 +31,9 @@ type asked struct {
 	front   string // address of the gate itself
 	auth    string // address that proxies ask on
 	state   string
-	token   string // of the first key: read and infer
-	limited string // of a key for one model
+	token   string            // of the first key: read and infer
+	limited string            // of a key for one model
+	slow    map[string]string // of keys with a request a minute
 }
 
 // startAsked starts a real Ollama without cloud models, and a gate with
@@ -39,10 +41,10 @@ type asked struct {
 func startAsked(t *testing.T) *asked {
 	t.Helper()
 	a := &asked{server: realollama.Start(t, realollama.Env("OLLAMA_NO_CLOUD=1")), front: free(t), auth: free(t), state: filepath.Join(t.TempDir(), "state")}
-	dir := t.TempDir()
+	admin, dir := free(t), t.TempDir()
 	config := filepath.Join(dir, "gatehouse.yaml")
-	text := fmt.Sprintf("listen: [%q]\nadmin: \"off\"\ntls: {mode: \"off\"}\nhosts: [ai.example.org]\nupstreams: [{url: %q}]\nforward_auth: {listen: %q, cloud_off: true}\n",
-		a.front, a.server.URL, a.auth)
+	text := fmt.Sprintf("listen: [%q]\nadmin: %q\ntls: {mode: \"off\"}\nhosts: [ai.example.org]\nupstreams: [{url: %q}]\nforward_auth: {listen: %q, cloud_off: true}\n",
+		a.front, admin, a.server.URL, a.auth)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -68,9 +70,32 @@ func startAsked(t *testing.T) *asked {
 		t.Errorf("the first key's file: %v, %v", info.Mode(), err)
 	}
 	a.token = strings.TrimSpace(string(token))
-	limited := run(t, "key", "add", "one-model", "--models", realollama.Model, "--state-dir", a.state)
-	limited.exits(t, 0)
-	a.limited = regexp.MustCompile(`gh_\S+`).FindString(limited.out)
+	mint := func(flags ...string) string {
+		made := run(t, slices.Concat([]string{"key", "add", "--state-dir", a.state}, flags)...)
+		made.exits(t, 0)
+		return regexp.MustCompile(`gh_\S+`).FindString(made.out)
+	}
+	a.limited, a.slow = mint("one-model", "--models", realollama.Model), make(map[string]string)
+	for _, name := range []string{"nginx", "caddy", "haproxy"} {
+		a.slow[name] = mint("slow-"+name, "--rpm", "1")
+	}
+	for end := time.Now().Add(patience); ; <-time.After(20 * time.Millisecond) { // until the gate has taken them up
+		resp, err := http.Get("http://" + admin + "/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(text), `"keys":5,`) {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the gate does not take up the keys: %s", text)
+		}
+	}
 	return a
 }
 
@@ -327,6 +352,28 @@ func TestForwardAuth(t *testing.T) {
 						t.Errorf("%s %s: %d", method, target, status)
 					}
 				}
+			}
+			// Nobody waits for the body of a stranger's.
+			upload := "POST /api/blobs/sha256:00 HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000000\r\n\r\n"
+			if status := p.raw(t, upload); status != 401 {
+				t.Errorf("a stranger's upload: %d", status)
+			}
+
+			// A limit on requests holds, and says so.
+			slow := a.slow[name]
+			if status, _, text := p.ask(t, slow, "GET", "/api/version", ""); status != 200 {
+				t.Errorf("the first request of a minute: %d %s", status, text)
+			}
+			if status, _, text := p.ask(t, slow, "GET", "/api/version", ""); status != 429 || !strings.Contains(text, `"error"`) {
+				t.Errorf("the second request of a minute: %d %s", status, text)
+			}
+
+			// Without the gate nobody gets in.
+			gone := *a
+			gone.auth = free(t)
+			shut := gone.start(t, name, "--forward-auth")
+			if status, _, _ := shut.ask(t, a.token, "GET", "/api/version", ""); status < 500 {
+				t.Errorf("with no gate to ask: %d", status)
 			}
 			if status, _, text := p.ask(t, a.token, "GET", "/api/tags", ""); status != 200 || !strings.Contains(text, tiny) {
 				t.Errorf("the model is gone: %d %s", status, text)
