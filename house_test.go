@@ -40,6 +40,7 @@ var house = map[string]struct {
 	"policy":   {locking, "key ollama"},
 	"limit":    {locking, "key"},
 	"upstream": {locking, "ollama"}, // reads /api/tags and /api/ps; the gateway has it as an http.Handler
+	"connect":  {locking, "ollama"}, // refuses in the dialect of the program that asks
 	"ledger":   {locking, "flock"},
 	"gateway":  {locking, "key policy limit ledger ollama"},
 

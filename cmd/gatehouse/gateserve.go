@@ -257,7 +257,7 @@ func (g *gate) hello() {
 	base := scheme + "://" + where + now.cfg.Prefix
 	fmt.Fprintf(g.streams.out, " Gate on %s, in front of %s\n", base, now.cfg.Upstreams[0].URL)
 	if now.trust != "" {
-		fmt.Fprintf(g.streams.out, " Its certificate is its own; on each client, once:\n\n   gatehouse trust %s --fingerprint %s > gatehouse-ca.pem\n\n", base, now.trust)
+		fmt.Fprintf(g.streams.out, " Its certificate is its own; on each client, once:\n\n   gatehouse trust %s --fingerprint %s > gatehouse-ca.pem\n\n or, for programs that cannot hold a key or a certificate:\n\n   gatehouse connect --pin %s %s\n\n", base, now.trust, now.trust, base)
 	}
 }
 

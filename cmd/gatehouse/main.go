@@ -51,6 +51,7 @@ type cli struct {
 	Ledger     ledgerCmd     `cmd:"" help:"Who did what at the gate."`
 	Status     statusCmd     `cmd:"" help:"How the running gate is."`
 	Trust      trustCmd      `cmd:"" help:"Fetch a gate's own certificate authority, for clients to trust."`
+	Connect    connectCmd    `cmd:"" help:"Put a gate where programs of this machine look for Ollama."`
 	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`
 	Man        manCmd        `cmd:"" help:"Print the manual page."`
 	Version    versionCmd    `cmd:"" help:"Print the version."`
