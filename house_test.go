@@ -36,6 +36,8 @@ var house = map[string]struct {
 	"dataset":  {looking, "evidence ollama finding"},                                      // others' exports, as evidence; our own hold verdicts
 	"wave":     {looking, "scope target sweep probe evidence finding owner ollama flock"}, // classes of what models state
 
+	"vantage": {looking, "scope target probe finding"}, // one place, and what it turned out to be
+
 	"key":      {locking, "ollama"}, // terms name powers
 	"policy":   {locking, "key ollama"},
 	"limit":    {locking, "key"},

@@ -26,6 +26,8 @@ type checkCmd struct {
 	Format  string   `help:"table, jsonl, json, csv or sarif (default: table)." enum:"table,jsonl,json,csv,sarif" default:"table" placeholder:"FORMAT"`
 	Out     string   `short:"o" help:"Write there instead of standard output." placeholder:"FILE"`
 	Verbose bool     `short:"v" help:"Show the evidence and the models of what answers."`
+
+	Outside fromFlags `embed:""`
 }
 
 func (checkCmd) Help() string {
@@ -41,7 +43,15 @@ func (c *checkCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return fmt.Errorf("list this machine's addresses: %w", err)
 	}
-	return c.check(ctx, s, addrs)
+	w := s.err // standard output is for records, where those are asked for
+	if c.Format == "table" && c.Out == "" {
+		w = s.out
+	}
+	open, err := c.Outside.look(ctx, w, c.ports())
+	if err != nil {
+		return err
+	}
+	return joinOutside(open, c.check(ctx, s, addrs))
 }
 
 func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) error {
