@@ -46,7 +46,7 @@ var house = map[string]struct {
 	"ledger":   {locking, "flock"},
 	"gateway":  {locking, "key policy limit ledger ollama"},
 
-	"harden": {shared, "ollama"},
+	"harden": {shared, "ollama flock"}, // two changes of one machine at a time would mix
 
 	// These join the wings, which know nothing of them.
 	"notice": {joint, ""}, // delivers what others composed

@@ -1,0 +1,400 @@
+package harden
+
+import (
+	"context"
+	"database/sql"
+	"flag"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+var update = flag.Bool("update", false, "rewrite the expected verdicts and plans")
+
+// A fixture is a machine in an archive. Its comment has a word and a value a line:
+//
+//	os         linux, darwin or windows
+//	addresses  of the machine
+//	answers    place=what it said, and @who where somebody looked from outside
+//	manifests, kubeconfig, compose, here   as in Machine
+//	turn       a mutation: FILE | old | new & … => the verdict then
+//
+// Its files are those of the machine; but run/… is what a command prints, engine/…
+// what Docker answers, …/fd/N -> the target of a link, ….sql the statements that
+// make a database, and after/… what is there once the plan's commands were run.
+type fixture struct {
+	t       *testing.T
+	name    string
+	machine Machine
+	answers []Answer
+	turns   []string
+	archive *txtar.Archive
+	run     map[string]string
+	engine  map[string]string
+}
+
+func openFixture(t *testing.T, archive *txtar.Archive, name string) *fixture {
+	t.Helper()
+	f := &fixture{t: t, name: name, archive: archive, run: map[string]string{}, engine: map[string]string{}}
+	f.machine = Machine{OS: "linux", Root: t.TempDir()}
+	for line := range strings.Lines(string(archive.Comment)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		switch key {
+		case "os":
+			f.machine.OS = value
+		case "manifests":
+			f.machine.Manifests = value
+		case "kubeconfig":
+			f.machine.Kubeconfig = value
+		case "compose":
+			f.machine.Compose = strings.Fields(value)
+		case "here":
+			f.machine.Here = value
+		case "addresses":
+			for a := range strings.FieldsSeq(value) {
+				f.machine.Addresses = append(f.machine.Addresses, netip.MustParseAddr(a))
+			}
+		case "answers":
+			for a := range strings.FieldsSeq(value) {
+				place, said, _ := strings.Cut(a, "=")
+				said, from, _ := strings.Cut(said, "@")
+				f.answers = append(f.answers, Answer{netip.MustParseAddrPort(place), said, from})
+			}
+		case "turn":
+			f.turns = append(f.turns, value)
+		case "", "#":
+		default:
+			t.Fatalf("%s: %q is no line of a fixture", name, line)
+		}
+	}
+	for _, file := range archive.Files {
+		if !strings.HasPrefix(file.Name, "after/") {
+			f.put(file.Name, string(file.Data))
+		}
+	}
+	f.machine.Run = func(_ context.Context, name string, args ...string) ([]byte, error) {
+		text, ok := f.run[strings.Join(append([]string{name}, args...), " ")]
+		if !ok {
+			return nil, fs.ErrNotExist
+		}
+		if text == "denied\n" {
+			return nil, fs.ErrPermission
+		}
+		return []byte(text), nil
+	}
+	f.machine.Engine = func(_ context.Context, path string) ([]byte, error) {
+		text, ok := f.engine[path]
+		if !ok {
+			return nil, fs.ErrNotExist
+		}
+		return []byte(text), nil
+	}
+	return f
+}
+
+// put lays a file of the archive where it belongs.
+func (f *fixture) put(name, text string) {
+	f.t.Helper()
+	if command, ok := strings.CutPrefix(name, "run/"); ok {
+		f.run[command] = text
+		return
+	}
+	if path, ok := strings.CutPrefix(name, "engine"); ok {
+		f.engine[path] = text
+		return
+	}
+	if name == "machine/systemd" { // it is the init system
+		name = "run/systemd/system/multi-user.target"
+	}
+	at := filepath.Join(f.machine.Root, name)
+	if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+		f.t.Fatal(err)
+	}
+	var err error
+	switch {
+	case strings.Contains(name, "/fd/"):
+		_ = os.Remove(at) // it may be there, from before
+		err = os.Symlink(strings.TrimSpace(text), at)
+	case strings.HasSuffix(name, ".sql"):
+		at = strings.TrimSuffix(at, ".sql")
+		_ = os.Remove(at)
+		var db *sql.DB
+		if db, err = sql.Open("sqlite", at); err == nil {
+			_, err = db.Exec(text)
+			_ = db.Close()
+		}
+	case strings.HasSuffix(name, "cmdline") || strings.HasSuffix(name, "environ"):
+		err = os.WriteFile(at, []byte(strings.ReplaceAll(strings.TrimSpace(text), "\n", "\x00")+"\x00"), 0o644)
+	default:
+		err = os.WriteFile(at, []byte(text), 0o644)
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func fixtures(t *testing.T) map[string]*txtar.Archive {
+	t.Helper()
+	files, err := filepath.Glob("testdata/machines/*.txtar")
+	if err != nil || len(files) < 40 {
+		t.Fatalf("%d machines, want 40 or more: %v", len(files), err)
+	}
+	all := map[string]*txtar.Archive{}
+	for _, file := range files {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all[strings.TrimSuffix(filepath.Base(file), ".txtar")] = archive
+	}
+	return all
+}
+
+// tell writes a verdict and a plan as the golden files have them.
+func tell(v Verdict, p *Plan) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s\n", v.Level, v.Says)
+	if v.Later != "" {
+		fmt.Fprintf(&b, "later: %s\n", v.Later)
+	}
+	for _, c := range v.Causes {
+		now := "now"
+		if !c.Live {
+			now = "later"
+		}
+		fmt.Fprintf(&b, "cause: %s %s %q, %s; v4 %s, v6 %s, %s", c.Kind, c.Place, c.Says, c.Means, c.V4, c.V6, now)
+		if c.Behind != "" {
+			fmt.Fprintf(&b, ", behind %s", c.Behind)
+		}
+		b.WriteString("\n")
+	}
+	for _, u := range v.Unseen {
+		fmt.Fprintf(&b, "unseen: %s: %s; %s\n", u.What, u.Why, u.Do)
+	}
+	for _, s := range p.Steps {
+		if s.File != nil {
+			fmt.Fprintf(&b, "\n# %s\n%s", s.Why, s.File.Diff())
+		} else {
+			fmt.Fprintf(&b, "\n# %s\n$ %s\n", s.Why, strings.Join(s.Run.Do, " "))
+		}
+	}
+	for _, s := range p.ByHand {
+		fmt.Fprintf(&b, "\nby hand: %s\n", s)
+	}
+	for _, s := range p.Notes {
+		fmt.Fprintf(&b, "note: %s\n", s)
+	}
+	return b.String()
+}
+
+func (f *fixture) judge() (Verdict, *Plan) {
+	f.t.Helper()
+	facts := Inspect(f.t.Context(), f.machine)
+	v := facts.Judge(f.answers)
+	p, err := facts.Plan(v, Options{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return v, p
+}
+
+// TestMachines holds verdict and plan of each machine to its golden file; the same
+// machine has the same plan each time.
+func TestMachines(t *testing.T) {
+	for name, archive := range fixtures(t) {
+		t.Run(name, func(t *testing.T) {
+			f := openFixture(t, archive, name)
+			v, p := f.judge()
+			got := tell(v, p)
+			if strings.Contains(got, f.machine.Root) {
+				t.Errorf("it names the folder that the machine lies in:\n%s", got)
+			}
+			v2, p2 := f.judge()
+			if again := tell(v2, p2); again != got {
+				t.Errorf("looked at twice, it has two plans:\n%s\n%s", got, again)
+			}
+			golden := filepath.Join("testdata", "machines", name+".want")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+		})
+	}
+}
+
+// TestTurns changes each cause of a machine by its mutation, and the verdict flips.
+func TestTurns(t *testing.T) {
+	kinds := map[Kind]bool{}
+	for name, archive := range fixtures(t) {
+		t.Run(name, func(t *testing.T) {
+			f := openFixture(t, archive, name)
+			before, _ := f.judge()
+			for _, c := range before.Causes {
+				kinds[c.Kind] = true
+			}
+			if len(f.turns) == 0 {
+				t.Fatal("nothing flips its verdict")
+			}
+			for _, turn := range f.turns {
+				edits, want, ok := strings.Cut(turn, " => ")
+				if !ok {
+					t.Fatalf("%q has no verdict", turn)
+				}
+				changed := *archive
+				changed.Files = slices.Clone(archive.Files)
+				for edit := range strings.SplitSeq(edits, " & ") {
+					parts := strings.Split(edit, " | ")
+					if len(parts) != 3 {
+						t.Fatalf("%q is no edit", edit)
+					}
+					hit := false
+					for i, file := range changed.Files {
+						if file.Name == parts[0] && strings.Contains(string(file.Data), parts[1]) {
+							changed.Files[i].Data = []byte(strings.ReplaceAll(string(file.Data), parts[1], parts[2]))
+							hit = true
+						}
+					}
+					if !hit {
+						t.Fatalf("%q changes nothing", edit)
+					}
+				}
+				after, _ := openFixture(t, &changed, name).judge()
+				got := string(after.Level)
+				if after.Later != "" {
+					got += ", later " + string(after.Later)
+				}
+				was := string(before.Level)
+				if before.Later != "" {
+					was += ", later " + string(before.Later)
+				}
+				if got != want || got == was {
+					t.Errorf("%s: the verdict was %s and is %s, want %s", edits, was, got, want)
+				}
+			}
+		})
+	}
+	for _, k := range []Kind{
+		UnitHost, EnvironmentHost, ProcessHost, DesktopExpose, DesktopBrowser, ContainerPublish, ContainerHost, ComposePublish, ComposeHost,
+		KubeService, KubeIngress, KubeHost, ProxyOpen, TunnelOpen, AnyOrigin, Unexplained,
+	} {
+		if !kinds[k] {
+			t.Errorf("no machine has a cause of kind %s", k)
+		}
+	}
+}
+
+// keeper is one whose commands do what the archive says they do.
+func (f *fixture) keeper() *Keeper {
+	k := &Keeper{Machine: f.machine, Dir: filepath.Join(f.t.TempDir(), "runs")}
+	k.Do = func(context.Context, []string, bool) error {
+		for _, file := range f.archive.Files {
+			if name, ok := strings.CutPrefix(file.Name, "after/"); ok {
+				f.put(name, string(file.Data))
+			}
+		}
+		return nil
+	}
+	return k
+}
+
+// tree is every file of a machine with its mode and text.
+func tree(t *testing.T, root string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || strings.Contains(path, "/proc/") {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		text := ""
+		if info.Mode().IsRegular() {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			text = string(b)
+		}
+		all[strings.TrimPrefix(path, root)] = info.Mode().String() + " " + text
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func differ(a, b map[string]string) (names []string) {
+	for n := range a {
+		if a[n] != b[n] {
+			names = append(names, n)
+		}
+	}
+	for n := range b {
+		if _, ok := a[n]; !ok {
+			names = append(names, n)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// TestApplied: a second plan has no steps, and undo gives back every byte.
+func TestApplied(t *testing.T) {
+	for name, archive := range fixtures(t) {
+		t.Run(name, func(t *testing.T) {
+			f := openFixture(t, archive, name)
+			before := tree(t, f.machine.Root)
+			v, p := f.judge()
+			k := f.keeper()
+			if len(p.Steps) == 0 {
+				return
+			}
+			if err := k.Apply(t.Context(), p); err != nil {
+				t.Fatal(err)
+			}
+			if err := k.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			for _, s := range p.Steps {
+				if s.File == nil {
+					continue
+				}
+				if now, err := k.now(s.File.Path); err != nil || !now.equal(s.File.After, true) {
+					t.Errorf("%s is not what the plan says: %v", s.File.Path, err)
+				}
+			}
+			f.answers = nil
+			v2, p2 := f.judge()
+			if len(p2.Steps) > 0 {
+				t.Errorf("applied, it has more to do:\n%s", tell(v2, p2))
+			}
+			if rank(v2.Level) > rank(v.Level) {
+				t.Errorf("applied, it is %s and was %s", v2.Level, v.Level)
+			}
+			if err := k.Undo(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if d := differ(before, tree(t, f.machine.Root)); len(d) > 0 {
+				t.Errorf("undone, these are not as they were: %q", d)
+			}
+		})
+	}
+}
