@@ -15,6 +15,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"gatehouse/internal/finding"
+	"gatehouse/internal/harden"
 	"gatehouse/internal/report"
 	"gatehouse/internal/scope"
 	"gatehouse/internal/target"
@@ -26,14 +27,26 @@ type checkCmd struct {
 	Format  string   `help:"table, jsonl, json, csv or sarif (default: table)." enum:"table,jsonl,json,csv,sarif" default:"table" placeholder:"FORMAT"`
 	Out     string   `short:"o" help:"Write there instead of standard output." placeholder:"FILE"`
 	Verbose bool     `short:"v" help:"Show the evidence and the models of what answers."`
+	Setup
 
 	Outside fromFlags `embed:""`
+
+	facts *harden.Facts // how the machine is set up; nil when nobody looked
+}
+
+// Setup says where set-ups lie besides the usual places.
+type Setup struct {
+	Compose    []string `help:"A compose file to read, besides those that are found." placeholder:"FILE" sep:"none"`
+	Manifests  string   `help:"A folder of Kubernetes manifests to read." placeholder:"DIR"`
+	Kubeconfig string   `help:"A cluster to ask, by kubectl." placeholder:"FILE"`
 }
 
 func (checkCmd) Help() string {
-	return `Asks every address of this machine, loopback included, from this machine itself: what a service listens on shows, a firewall before it does not. What answers is also asked to prove what it lets strangers do, which changes nothing.
+	return `Asks every address of this machine, loopback included, from this machine itself, and reads how the machine is set up: services, containers, compose files, proxies, tunnels and the firewall. The verdict comes first, then why, then the fix. What answers is also asked to prove what it lets strangers do. Nothing is changed.
 
-Exits with 3 when an Ollama without a lock answers on an address that others can reach, with 0 when there is none or on loopback alone.`
+It works without root, and says what it could not see. A firewall in front of the machine does not show from here.
+
+Exits with 3 when an Ollama without a lock can be reached by others than this machine's own programs, with 0 otherwise.`
 }
 
 // Run looks at every address this machine has, from this machine: what a
@@ -43,6 +56,13 @@ func (c *checkCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return fmt.Errorf("list this machine's addresses: %w", err)
 	}
+	m, err := c.Setup.machine(addrs)
+	if err != nil {
+		return err
+	}
+	limit, cancel := context.WithTimeout(ctx, inspectTime)
+	defer cancel()
+	c.facts = harden.Inspect(limit, m)
 	w := s.err // standard output is for records, where those are asked for
 	if c.Format == "table" && c.Out == "" {
 		w = s.out
@@ -53,6 +73,9 @@ func (c *checkCmd) Run(ctx context.Context, s streams) error {
 	}
 	return joinOutside(open, c.check(ctx, s, addrs))
 }
+
+// inspectTime bounds the reading of the set-up; what is not read by then is not seen.
+const inspectTime = 1500 * time.Millisecond
 
 func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) error {
 	sc := scope.Machine(addrs)
@@ -78,7 +101,7 @@ func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) err
 		},
 		outputs: Outputs{Format: c.Format, Out: c.Out, FailOn: "never", Quiet: true, All: true},
 	}
-	worst := nowhere
+	open := false
 	j.finish = func(sum wave.Summary, hosts report.Hosts) error {
 		var records []wave.Record
 		for r, err := range hosts {
@@ -87,19 +110,39 @@ func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) err
 			}
 			records = append(records, r)
 		}
-		worst = exposure(records)
+		verdict := c.judge(addrs, records)
+		open = verdict.Open()
 		if c.Format == "table" && c.Out == "" {
-			return c.print(s, sum, records)
+			return c.print(s, sum, records, verdict)
 		}
 		return c.write(&j, sum, records)
 	}
 	if err := j.run(ctx); err != nil {
 		return err
 	}
-	if worst > onMachine {
+	if open {
 		return codeError(exitFindings)
 	}
 	return nil
+}
+
+// judge joins what was read of the machine with what answered.
+func (c *checkCmd) judge(addrs []netip.Addr, records []wave.Record) harden.Verdict {
+	facts := c.facts
+	if facts == nil {
+		facts = harden.Inspect(context.Background(), harden.Machine{Addresses: addrs})
+	}
+	return facts.Judge(answersOf(records, ""))
+}
+
+// answersOf is what places said, for a verdict; from is who asked, "" this machine.
+func answersOf(records []wave.Record, from string) (answers []harden.Answer) {
+	for _, r := range records {
+		if a, err := netip.ParseAddr(r.Address); err == nil {
+			answers = append(answers, harden.Answer{Place: netip.AddrPortFrom(a, r.Port), Said: string(r.Outcome), From: from})
+		}
+	}
+	return answers
 }
 
 // write gives the records in the format asked for.
@@ -120,13 +163,12 @@ func (c *checkCmd) write(j *job, sum wave.Summary, records []wave.Record) error 
 	return j.write(sum)
 }
 
-// print says the verdict first, then what it rests on, then what to do.
-func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record) error {
+// print says the verdict first, then why, then what it rests on, then what to do.
+func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record, v harden.Verdict) error {
 	o := options(s.out) // which has a width
 	slices.SortStableFunc(records, func(a, b wave.Record) int {
 		return cmp.Or(cmp.Compare(reachOf(b), reachOf(a)), report.Compare(a, b))
 	})
-	worst := exposure(records)
 	var open []wave.Record
 	for _, r := range records {
 		if r.Outcome == finding.Open {
@@ -134,10 +176,16 @@ func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record) err
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "\n %s\n\n", verdictOf(worst, records))
-	records = slices.DeleteFunc(records, func(r wave.Record) bool {
-		return r.Outcome == finding.Refused && worst != nowhere
-	})
+	fmt.Fprintln(&b)
+	para(&b, o.Width, " ", string(v.Level)+": "+v.Says)
+	if v.Later != "" {
+		para(&b, o.Width, " ", "Once it starts again it is "+string(v.Later)+".")
+	}
+	fmt.Fprintln(&b)
+	printCauses(&b, o.Width, v)
+	if len(open) > 0 { // the rest says nothing that the verdict does not
+		records = slices.DeleteFunc(records, func(r wave.Record) bool { return r.Outcome == finding.Refused })
+	}
 	place := func(r wave.Record) string { return net.JoinHostPort(r.Address, strconv.Itoa(int(r.Port))) }
 	wide := 0
 	for _, r := range records {
@@ -148,17 +196,69 @@ func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record) err
 		fmt.Fprintln(&b, ansi.Truncate(line, o.Width, "…"))
 	}
 	fmt.Fprintf(&b, "\n Asked from this machine itself: a firewall between it and the others does not\n show here. To see what others see, run gatehouse scan on another machine.\n")
-	if worst == onMachine {
+	if v.Level == harden.LocalOnly {
 		fmt.Fprintf(&b, " Only programs on this machine reach it, which is Ollama's default.\n")
+	}
+	printUnseen(&b, o.Width, v)
+	if fixable(v) {
+		fmt.Fprintf(&b, "\n To close it:\n   gatehouse harden               shows what it would change\n   sudo gatehouse harden --apply  changes it; --undo takes it back\n")
 	}
 	if _, err := fmt.Fprint(s.out, b.String()); err != nil {
 		return err
 	}
-	if worst > onMachine || len(open) > 0 && c.Verbose {
+	if v.Open() && len(open) > 0 || len(open) > 0 && c.Verbose {
 		// One server on many addresses has the same findings on each.
 		return report.Table(s.out, sum, report.Records(open[:1]), o)
 	}
 	return nil
+}
+
+// printCauses says why, each with the place where it is written.
+func printCauses(b *strings.Builder, width int, v harden.Verdict) {
+	for _, c := range v.Causes {
+		if c.Kind == harden.Unexplained && c.Says == "answers" {
+			continue // the answers are listed below
+		}
+		para(b, width, "   ", c.Place.String())
+		para(b, width, "     ", c.Says)
+		means := c.Means
+		if !c.Live {
+			means += ", once it starts"
+		}
+		switch {
+		case c.Behind != "" && c.Reach() <= harden.OnMachine:
+			means += "; only the firewall keeps others out (" + c.Behind + ")"
+		case c.V6 > c.V4 && c.V4 == harden.OnMachine:
+			means += "; the firewall closes it for IPv4 and leaves IPv6 open"
+		case c.V4 > c.V6 && c.V6 == harden.OnMachine:
+			means += "; the firewall closes it for IPv6 and leaves IPv4 open"
+		}
+		para(b, width, "     ", means+".")
+		fmt.Fprintln(b)
+	}
+}
+
+func printUnseen(b *strings.Builder, width int, v harden.Verdict) {
+	if len(v.Unseen) == 0 {
+		return
+	}
+	fmt.Fprintf(b, "\n Not seen:\n")
+	for _, u := range v.Unseen {
+		para(b, width, "   ", u.What+": "+u.Why+". Instead: "+u.Do+".")
+	}
+}
+
+// fixable reports whether there is something to close.
+func fixable(v harden.Verdict) bool {
+	return slices.ContainsFunc(v.Causes, func(c harden.Cause) bool { return c.Reach() > harden.OnMachine || c.Pages })
+}
+
+// para writes a text in lines of at most width columns, each after indent. What it
+// is made of may come from a file of anybody's.
+func para(b *strings.Builder, width int, indent, text string) {
+	for line := range strings.SplitSeq(ansi.Wordwrap(report.Clean(text), max(width-len(indent), 20), ""), "\n") {
+		fmt.Fprintln(b, ansi.Truncate(indent+line, max(width, 20), "…"))
+	}
 }
 
 func describe(r wave.Record) string {
@@ -174,79 +274,32 @@ func describe(r wave.Record) string {
 	return fmt.Sprintf("Ollama %s, %s, for %s", report.Clean(r.Identity.Version), models, reachOf(r))
 }
 
-// reach is who can come to an address.
-type reach int
-
-const (
-	nowhere reach = iota
-	onMachine
-	onLAN
-	onInternet
-)
-
-func (r reach) String() string {
-	return [...]string{"nobody", "this machine only", "its whole network", "anybody"}[r]
-}
-
-func reachOf(r wave.Record) reach {
+// reachOf is how far away somebody can be who comes to a host's address.
+func reachOf(r wave.Record) harden.Reach {
 	a, err := netip.ParseAddr(r.Address)
-	switch {
-	case err != nil:
-		return nowhere
-	case a.IsLoopback():
-		return onMachine
-	case a.IsPrivate() || a.IsLinkLocalUnicast() || shared.Contains(a):
-		return onLAN
+	if err != nil {
+		return harden.Nobody
 	}
-	return onInternet
-}
-
-// shared is the address space of carriers' and overlay networks (RFC 6598).
-var shared = netip.MustParsePrefix("100.64.0.0/10")
-
-// exposure is how far the farthest can be who comes to an open Ollama.
-func exposure(records []wave.Record) reach {
-	worst := nowhere
-	for _, r := range records {
-		if r.Outcome == finding.Open {
-			worst = max(worst, reachOf(r))
-		}
-	}
-	return worst
-}
-
-func verdictOf(worst reach, records []wave.Record) string {
-	switch worst {
-	case onInternet:
-		return "OPEN TO THE INTERNET: Ollama answers on a public address, without a lock."
-	case onLAN:
-		return "OPEN TO THE NETWORK: Ollama answers on this machine's network, without a lock."
-	case onMachine:
-		return "LOCAL ONLY: Ollama answers on loopback and nowhere else."
-	}
-	for _, r := range records {
-		if r.Outcome == finding.Guarded {
-			return "GUARDED: what answers asks for credentials."
-		}
-	}
-	return "NOT OPEN: no Ollama answers on this machine's addresses."
+	return harden.ReachOf(a)
 }
 
 // ports are the ones asked for, else Ollama's own and the one that the
-// environment names.
+// environment and the set-up name.
 func (c *checkCmd) ports() []uint16 {
 	if len(c.Ports) > 0 {
 		return c.Ports
 	}
-	ports := []uint16{11434}
-	host := os.Getenv("OLLAMA_HOST")
-	if _, rest, ok := strings.Cut(host, "://"); ok {
-		host = rest
+	ports := []uint16{harden.Port}
+	if host := os.Getenv("OLLAMA_HOST"); host != "" {
+		if _, port := harden.Bind(host); port != harden.Port {
+			ports = append(ports, port)
+		}
 	}
-	host, _, _ = strings.Cut(host, "/")
-	if _, port, err := net.SplitHostPort(host); err == nil {
-		if n, err := strconv.ParseUint(port, 10, 16); err == nil && n > 0 && n != 11434 {
-			ports = append(ports, uint16(n))
+	if c.facts != nil {
+		for _, p := range c.facts.Ports() {
+			if !slices.Contains(ports, p) {
+				ports = append(ports, p)
+			}
 		}
 	}
 	return ports

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"gatehouse/internal/finding"
+	"gatehouse/internal/harden"
 	"gatehouse/internal/ollama/ollamatest"
 	"gatehouse/internal/wave"
 )
@@ -19,31 +20,35 @@ import (
 func TestExposure(t *testing.T) {
 	for _, c := range []struct {
 		address string
-		want    reach
+		want    harden.Level
 	}{
-		{"127.0.0.1", onMachine},
-		{"127.9.9.9", onMachine},
-		{"::1", onMachine},
-		{"10.0.0.5", onLAN},
-		{"172.17.0.1", onLAN}, // Docker's bridge
-		{"192.168.1.20", onLAN},
-		{"100.100.1.2", onLAN}, // an overlay network, or a carrier's
-		{"169.254.1.1", onLAN},
-		{"fd00::5", onLAN},
-		{"fe80::1", onLAN},
-		{"172.32.0.1", onInternet},
-		{"8.8.8.8", onInternet},
-		{"2606:4700::1111", onInternet},
+		{"127.0.0.1", harden.LocalOnly},
+		{"127.9.9.9", harden.LocalOnly},
+		{"::1", harden.LocalOnly},
+		{"10.0.0.5", harden.OpenToNetwork},
+		{"172.17.0.1", harden.OpenToNetwork}, // Docker's bridge
+		{"192.168.1.20", harden.OpenToNetwork},
+		{"100.100.1.2", harden.OpenToNetwork}, // an overlay network, or a carrier's
+		{"169.254.1.1", harden.OpenToNetwork},
+		{"fd00::5", harden.OpenToNetwork},
+		{"fe80::1", harden.OpenToNetwork},
+		{"172.32.0.1", harden.OpenToInternet},
+		{"8.8.8.8", harden.OpenToInternet},
+		{"2606:4700::1111", harden.OpenToInternet},
 	} {
 		for _, o := range finding.Outcomes {
 			r := wave.Record{Address: c.address}
 			r.Outcome = o
-			want := nowhere
-			if o == finding.Open {
+			want := harden.NoOllama
+			switch o {
+			case finding.Open:
 				want = c.want
+			case finding.Guarded:
+				want = harden.Guarded
 			}
-			if got := exposure([]wave.Record{{Address: "127.0.0.1"}, r}); got != want {
-				t.Errorf("%s at %s: exposed to %s, want %s", o, c.address, got, want)
+			addr := []netip.Addr{netip.MustParseAddr(c.address)}
+			if v := new(checkCmd).judge(addr, []wave.Record{{Address: "127.0.0.1"}, r}); v.Level != want {
+				t.Errorf("%s at %s: %s, want %s", o, c.address, v.Level, want)
 			}
 		}
 	}
@@ -73,12 +78,12 @@ func TestCheckFormats(t *testing.T) {
 	for variant, want := range map[string]string{
 		"ollama/0.17.4":               "LOCAL ONLY: ",
 		"guard/nginx-basic/0.17.4":    "GUARDED: ",
-		"alike/llama.cpp-b6000":       "NOT OPEN: ",
-		"hostile/reset":               "NOT OPEN: ",
+		"alike/llama.cpp-b6000":       "NO OLLAMA: ",
+		"hostile/reset":               "NO OLLAMA: ",
 		"hostile/terminal-escapes":    "LOCAL ONLY: ",
-		"honeypot/python-canned":      "NOT OPEN: ",
-		"other/nginx-welcome":         "NOT OPEN: ",
-		"hostile/endless-header-line": "NOT OPEN: ",
+		"honeypot/python-canned":      "NO OLLAMA: ",
+		"other/nginx-welcome":         "NO OLLAMA: ",
+		"hostile/endless-header-line": "NO OLLAMA: ",
 	} {
 		out := look(variant, checkCmd{Format: "table"})
 		if !strings.HasPrefix(out, "\n "+want) {

@@ -34,6 +34,7 @@ const (
 // cli is the whole command line. Each flag can be given as GATEHOUSE_<FLAG>.
 type cli struct {
 	Check      checkCmd      `cmd:"" help:"Is the Ollama on this machine open, and to whom?"`
+	Harden     hardenCmd     `cmd:"" help:"Close what check found on this machine, and take it back."`
 	Scan       scanCmd       `cmd:"" help:"Find the Ollama servers among addresses, networks, names and URLs."`
 	Wave       waveCmd       `cmd:"" help:"The waves that were saved: list, show, compare, estimate."`
 	Note       noteCmd       `cmd:"" help:"What people say of a host: accepted, false positive, ticket."`

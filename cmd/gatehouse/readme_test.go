@@ -395,7 +395,8 @@ func TestReadmeCheck(t *testing.T) {
 	onLAN := records[0]
 	onLAN.Address = "192.168.1.20"
 	var out strings.Builder
-	if err := (&checkCmd{}).print(streams{out: &out}, sum, []wave.Record{records[0], onLAN}); err != nil {
+	both := []wave.Record{records[0], onLAN}
+	if err := (&checkCmd{}).print(streams{out: &out}, sum, both, (&checkCmd{}).judge(nil, both)); err != nil {
 		t.Fatal(err)
 	}
 	blocks := fences(readme(t), "text")

@@ -58,7 +58,6 @@ type Facts struct {
 	nft     bool     // the program is there
 	local   []string // containers that come to Ollama by the host's address
 	units   []*unit
-	gate    bool // the gate is installed as a service
 }
 
 // Unseen is what could not be looked at, why, and what to do about it.

@@ -218,9 +218,7 @@ func (u *unit) merge(file string, text []byte) {
 			if value == "" {
 				u.unset = nil
 			}
-			for _, w := range words(value) {
-				u.unset = append(u.unset, w)
-			}
+			u.unset = append(u.unset, words(value)...)
 		case "ExecStart":
 			if value == "" {
 				u.exec = nil

@@ -1,0 +1,410 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"gatehouse/docs"
+	"gatehouse/internal/harden"
+	"gatehouse/internal/report"
+)
+
+type hardenCmd struct {
+	Apply    bool   `help:"Make the changes; without it they are shown." xor:"what"`
+	Undo     bool   `help:"Take back the last changes." xor:"what"`
+	Gate     bool   `help:"Put the gate in front too, as a service."`
+	Root     string `help:"An image's folder instead of this machine: files are changed and nothing is run." placeholder:"DIR" type:"path"`
+	StateDir string `help:"Where the changes are kept, so that they can be taken back." placeholder:"DIR"`
+	Setup
+}
+
+func (hardenCmd) Help() string {
+	return `Shows what to change so that this machine's Ollama is closed to others: a unified diff of each file, and the commands that make it take effect. Nothing is changed without --apply.
+
+  gatehouse harden                        the plan
+  sudo gatehouse harden --apply           does it, then looks whether Ollama still answers here
+  sudo gatehouse harden --apply --gate    and lets in those who hold a key
+  sudo gatehouse harden --undo            every file as it was, byte for byte
+
+A change that was interrupted, by a crash even, is gone on with by --apply and taken back by --undo.
+
+Exits with 3 when there is something to close, with 0 when there is nothing.`
+}
+
+// machine is this machine, or what of one lies in a folder.
+func (c *Setup) machine(addrs []netip.Addr) (harden.Machine, error) {
+	here, _ := os.Getwd() // without one, no compose file is looked for here
+	m := harden.Machine{
+		OS: runtime.GOOS, Root: "/", Run: listing, Engine: engine, Addresses: addrs, Here: filepath.ToSlash(here),
+	}
+	for _, f := range c.Compose {
+		full, err := filepath.Abs(f)
+		if err == nil {
+			_, err = os.Stat(full)
+		}
+		if err != nil {
+			return m, usage(err, "--compose takes a compose file")
+		}
+		m.Compose = append(m.Compose, filepath.ToSlash(full))
+	}
+	for _, p := range []struct {
+		flag, value string
+		to          *string
+		dir         bool
+	}{{"--manifests", c.Manifests, &m.Manifests, true}, {"--kubeconfig", c.Kubeconfig, &m.Kubeconfig, false}} {
+		if p.value == "" {
+			continue
+		}
+		full, err := filepath.Abs(p.value)
+		if err != nil {
+			return m, err
+		}
+		info, err := os.Stat(full)
+		if err == nil && info.IsDir() != p.dir {
+			err = fmt.Errorf("%s is no %s", p.value, map[bool]string{true: "folder", false: "file"}[p.dir])
+		}
+		if err != nil {
+			return m, usage(err, p.flag+" takes "+map[bool]string{true: "a folder of YAML files", false: "a kubeconfig file"}[p.dir])
+		}
+		*p.to = filepath.ToSlash(full)
+	}
+	return m, nil
+}
+
+// listing runs a program that lists things. Its output is bounded by who reads it.
+func listing(ctx context.Context, name string, args ...string) ([]byte, error) {
+	path, err := lookPath(name)
+	if err != nil {
+		return nil, fs.ErrNotExist
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		said, _, _ := strings.Cut(strings.TrimSpace(string(exit.Stderr)), "\n")
+		return out, errors.New(said)
+	}
+	return out, err
+}
+
+// lookPath also looks where administrators' programs are, which is not in the PATH
+// of everybody.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/sbin"} {
+		if info, e := os.Stat(filepath.Join(dir, name)); e == nil && !info.IsDir() {
+			return filepath.Join(dir, name), nil
+		}
+	}
+	return "", err
+}
+
+// engine asks Docker, or Podman, over its socket.
+func engine(ctx context.Context, path string) ([]byte, error) {
+	sockets := []string{"/var/run/docker.sock", "/run/podman/podman.sock", filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "podman/podman.sock"), filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.sock")}
+	if host, ok := strings.CutPrefix(os.Getenv("DOCKER_HOST"), "unix://"); ok {
+		sockets = []string{host}
+	}
+	for _, socket := range sockets {
+		if _, err := os.Stat(socket); err != nil {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
+		if err != nil {
+			return nil, err
+		}
+		resp, err := transport.RoundTrip(req)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil, fs.ErrPermission
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s does not answer", socket)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s answers %s", socket, resp.Status)
+		}
+		return text, err
+	}
+	return nil, fs.ErrNotExist
+}
+
+func (c *hardenCmd) Run(ctx context.Context, s streams) error {
+	if c.Undo && c.Gate {
+		return usage(errors.New("--gate goes with --apply"), "gatehouse harden --undo takes back the gate too")
+	}
+	addrs, err := ownAddresses()
+	if err != nil {
+		return fmt.Errorf("list this machine's addresses: %w", err)
+	}
+	m, err := c.Setup.machine(addrs)
+	if err != nil {
+		return err
+	}
+	dir := c.StateDir
+	if dir == "" {
+		dir = filepath.Join(string(filepath.Separator), "var", "lib", "gatehouse")
+		if os.Geteuid() != 0 || c.Root != "" {
+			if dir, err = stateDir(""); err != nil {
+				return err
+			}
+		}
+	}
+	if c.Root != "" {
+		if info, err := os.Stat(c.Root); err != nil || !info.IsDir() {
+			return usage(fmt.Errorf("--root %s: no such folder", c.Root), "--root takes the folder in which an image is mounted")
+		}
+		// Which addresses it will have is not known: the worst is supposed.
+		m.OS, m.Root, m.Run, m.Engine, m.Here = "linux", c.Root, nil, nil, ""
+		m.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
+	}
+	k := &harden.Keeper{Machine: m, Dir: filepath.Join(dir, "harden"), Do: s.do, Told: func(what string) { fmt.Fprintln(s.out, "  ", what) }}
+	if c.Undo {
+		return c.undo(ctx, s, k)
+	}
+	if c.Apply {
+		if err := c.resume(ctx, s, k); err != nil {
+			return err
+		}
+	}
+	facts, verdict := c.look(ctx, m)
+	plan, err := facts.Plan(verdict, harden.Options{Gate: c.Gate, Program: self(), Unit: docs.Unit, State: "/var/lib/gatehouse"})
+	switch {
+	case errors.Is(err, harden.ErrNoService):
+		return usage(err, "leave out --gate, and start it by yourself: gatehouse gate")
+	case errors.Is(err, harden.ErrNotPlaced):
+		return usage(err, "sudo install gatehouse /usr/local/bin/gatehouse, and call that one")
+	case err != nil:
+		return err
+	}
+	if err := c.show(s, k, verdict, plan); err != nil {
+		return err
+	}
+	if !c.Apply {
+		if !plan.Empty() {
+			return codeError(exitFindings)
+		}
+		return nil
+	}
+	if len(plan.Steps) == 0 {
+		if verdict.Open() {
+			return codeError(exitFindings)
+		}
+		return nil
+	}
+	if why := plan.Cuts(os.Getenv("SSH_CONNECTION")); why != "" && c.Root == "" {
+		return usage(errors.New(why), "run it from the console, or by another way in")
+	}
+	return c.apply(ctx, s, k, plan)
+}
+
+func self() string {
+	path, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	return path
+}
+
+// look inspects the machine and asks its addresses.
+func (c *hardenCmd) look(ctx context.Context, m harden.Machine) (*harden.Facts, harden.Verdict) {
+	limit, cancel := context.WithTimeout(ctx, 4*inspectTime)
+	defer cancel()
+	facts := harden.Inspect(limit, m)
+	return facts, facts.Judge(nil)
+}
+
+// show writes the verdict and the plan.
+func (c *hardenCmd) show(s streams, k *harden.Keeper, v harden.Verdict, p *harden.Plan) error {
+	width := options(s.out).Width
+	var b strings.Builder
+	fmt.Fprintln(&b)
+	para(&b, width, " ", string(v.Level)+": "+v.Says)
+	if v.Later != "" {
+		para(&b, width, " ", "Once it starts again it is "+string(v.Later)+".")
+	}
+	fmt.Fprintln(&b)
+	printCauses(&b, width, v)
+	if r, err := k.Pending(); err == nil && r != nil {
+		para(&b, width, " ", fmt.Sprintf("An earlier change was interrupted after %d of %d steps: --apply goes on with it, --undo takes it back.", len(r.Done), len(r.Steps)))
+		fmt.Fprintln(&b)
+	}
+	if p.Empty() {
+		fmt.Fprintln(&b, " Nothing to change.")
+	}
+	for i, step := range p.Steps {
+		para(&b, width, " ", fmt.Sprintf("%d. %s", i+1, step.Why))
+		text := ""
+		if step.File != nil {
+			text = step.File.Diff()
+		} else {
+			text = "$ " + strings.Join(step.Run.Do, " ")
+		}
+		for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+			fmt.Fprintln(&b, "   "+clean(line))
+		}
+		fmt.Fprintln(&b)
+	}
+	for _, note := range p.Notes {
+		para(&b, width, " ", "Note: "+note+".")
+	}
+	if len(p.ByHand) > 0 {
+		fmt.Fprintf(&b, " By hand:\n")
+	}
+	for _, what := range p.ByHand {
+		first, command, _ := strings.Cut(what, "\n")
+		para(&b, width, "   ", "- "+first)
+		if command != "" {
+			fmt.Fprintln(&b, "     "+clean(command)) // whole, to be copied
+		}
+	}
+	printUnseen(&b, width, v)
+	if !c.Apply && len(p.Steps) > 0 {
+		fmt.Fprintf(&b, "\n Nothing was changed. To do it: sudo gatehouse harden --apply\n")
+	}
+	_, err := fmt.Fprint(s.out, b.String())
+	return err
+}
+
+// clean makes a line of a file safe for a terminal, and keeps its tabs.
+func clean(line string) string {
+	parts := strings.Split(line, "\t")
+	for i, p := range parts {
+		parts[i] = report.Clean(p)
+	}
+	return strings.Join(parts, "\t")
+}
+
+// resume goes on with what was interrupted.
+func (c *hardenCmd) resume(ctx context.Context, s streams, k *harden.Keeper) error {
+	r, err := k.Pending()
+	if err != nil || r == nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "\n Going on with the change that was interrupted:\n\n")
+	if err := k.Resume(ctx); err != nil {
+		return usage(err, "gatehouse harden --undo takes it back")
+	}
+	return k.Finish()
+}
+
+// apply makes the changes, looks whether Ollama still answers here, and takes them
+// back where it does not.
+func (c *hardenCmd) apply(ctx context.Context, s streams, k *harden.Keeper, p *harden.Plan) error {
+	answered := c.Root == "" && answers(ctx)
+	fmt.Fprintln(s.out)
+	err := k.Apply(ctx, p)
+	if err == nil && answered {
+		err = comesBack(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(s.out, "\n That did not go well. Taking it back:\n\n")
+		return errors.Join(err, k.Undo(context.WithoutCancel(ctx)))
+	}
+	if err := k.Finish(); err != nil {
+		return err
+	}
+	if c.Root != "" {
+		fmt.Fprintf(s.out, "\n Done. To take it back: gatehouse harden --undo --root %s\n", c.Root)
+		return nil
+	}
+	_, after := c.look(ctx, k.Machine)
+	fmt.Fprintf(s.out, "\n Done. Now it is %s: %s\n To take it back: sudo gatehouse harden --undo\n", after.Level, after.Says)
+	if after.Open() {
+		return codeError(exitFindings)
+	}
+	return nil
+}
+
+func (c *hardenCmd) undo(ctx context.Context, s streams, k *harden.Keeper) error {
+	runs, err := k.Runs()
+	if err == nil && len(runs) == 0 {
+		err = harden.ErrNothing
+	}
+	if err == nil {
+		err = k.Undo(ctx)
+	}
+	if errors.Is(err, harden.ErrNothing) {
+		return usage(fmt.Errorf("%s: %w", k.Dir, err), "gatehouse harden shows what could be changed")
+	}
+	if err == nil {
+		fmt.Fprintf(s.out, "\n All is as it was before.\n")
+	}
+	return err
+}
+
+// answers reports whether Ollama answers its own machine's programs.
+func answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:11434/api/version", nil)
+	if err != nil {
+		return false
+	}
+	resp, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	return resp.StatusCode == http.StatusOK
+}
+
+// comesBack waits for Ollama, which may just have been started again.
+func comesBack(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	for !answers(ctx) {
+		select {
+		case <-ctx.Done():
+			return errors.New("no Ollama answers on 127.0.0.1:11434 any more")
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// do runs a command of a plan.
+func (s streams) do(ctx context.Context, words []string, show bool) error {
+	path, err := lookPath(words[0])
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute) // docker compose may pull
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, words[1:]...)
+	var said bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &said, &said
+	if show {
+		cmd.Stdout = s.out
+	}
+	if err := cmd.Run(); err != nil {
+		if line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n"); line != "" {
+			return errors.New(line)
+		}
+		return err
+	}
+	return nil
+}
