@@ -37,6 +37,8 @@ missing_packages() {
 	have nmap || echo nmap
 	have masscan || echo masscan
 	have zmap || echo zmap
+	have nft || echo nftables
+	have ip || echo iproute2
 	have node || echo nodejs
 	have npm || echo npm
 	have nft || echo nftables

@@ -447,15 +447,21 @@ func (k *Keeper) back(ctx context.Context, r *Run) error {
 		}
 		k.point("undo: step %d again", i)
 	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
+	for _, err := range errs {
+		if !errors.Is(err, errTheirs) {
+			return errors.Join(errs...)
+		}
 	}
 	if err := k.write(r, "undone"); err != nil {
 		return err
 	}
 	k.point("undone")
-	return nil
+	return errors.Join(errs...)
 }
+
+// errTheirs marks a file that somebody has changed since: it is theirs now, so the
+// run counts as taken back without it.
+var errTheirs = errors.New("it was changed since, so it stays")
 
 // restore gives a file its old text, or takes it away where there was none.
 func (k *Keeper) restore(c *Change) error {
@@ -470,7 +476,7 @@ func (k *Keeper) restore(c *Change) error {
 	case now.equal(c.Before, c.Is):
 		return nil
 	case !now.equal(c.After, true):
-		return fmt.Errorf("%s: it was changed since, so it stays; what it was is in %s", c.Path, k.Dir)
+		return fmt.Errorf("%s: %w; what it was is in %s", c.Path, errTheirs, k.Dir)
 	case !c.Is:
 		k.told("remove %s", c.Path)
 		if err := os.Remove(real); err != nil {
