@@ -178,6 +178,9 @@ func (p *planner) close(c Cause) {
 		case c.restart[0] != "systemctl" || p.systemd:
 			p.run("so that the change takes effect", c.restart...)
 			restarted = true
+		case slices.Equal(c.restart, []string{"systemctl", "reload", "nginx"}):
+			p.run("so that the change takes effect", "nginx", "-s", "reload")
+			restarted = true
 		default:
 			p.byHand("restart what %s is for", c.Place.File)
 		}

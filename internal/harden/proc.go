@@ -66,6 +66,12 @@ func (l *look) readProcesses() {
 		if cgroup, err := l.Machine.read("/proc/" + name + "/cgroup"); err == nil {
 			p.unit, p.container = cgroupOf(cgroup)
 		}
+		// What is in another network is no listener of this one.
+		if ours, err := os.Readlink(l.real("/proc/self/ns/net")); err == nil && p.container == "" {
+			if theirs, err := os.Readlink(l.real("/proc/" + name + "/ns/net")); err == nil && theirs != ours {
+				continue
+			}
+		}
 		if p.program == "ollama" {
 			env, err := l.Machine.read("/proc/" + name + "/environ")
 			if err != nil {
