@@ -283,7 +283,11 @@ func (c *hardenCmd) show(s streams, k *harden.Keeper, v harden.Verdict, p *harde
 	}
 	printUnseen(&b, width, v)
 	if !c.Apply && len(p.Steps) > 0 {
-		fmt.Fprintf(&b, "\n Nothing was changed. To do it: sudo gatehouse harden --apply\n")
+		again := "sudo gatehouse harden --apply"
+		if c.Root != "" {
+			again += " --root " + report.Clean(c.Root)
+		}
+		fmt.Fprintf(&b, "\n Nothing was changed. To do it: %s\n", again)
 	}
 	_, err := fmt.Fprint(s.out, b.String())
 	return err

@@ -82,11 +82,12 @@ func (f *Firewall) stops(p packet) (by string, stopped bool) {
 		hooks[1] = "forward"
 	}
 	for _, hook := range hooks {
+		known := map[*chain]outcomes{}
 		for _, c := range chains {
 			if c.hook != hook || p.v6 && !c.v6 || !p.v6 && !c.v4 {
 				continue
 			}
-			if f.walk(c, p, hook, 0) == drops {
+			if f.walk(c, p, hook, known) == drops {
 				return c.table + " " + c.name, true
 			}
 		}
@@ -94,11 +95,14 @@ func (f *Firewall) stops(p packet) (by string, stopped bool) {
 	return "", false
 }
 
-func (f *Firewall) walk(c *chain, p packet, hook string, depth int) outcomes {
-	var result outcomes
-	if depth > 32 {
-		return accepts | goesOn
+// walk leads a packet through a chain. Each chain is walked once: rules that jump in
+// circles, or by a great many ways to the same chain, take no longer than others.
+func (f *Firewall) walk(c *chain, p packet, hook string, known map[*chain]outcomes) (result outcomes) {
+	if o, ok := known[c]; ok {
+		return o
 	}
+	known[c] = accepts | goesOn // for who comes back to it in a circle
+	defer func() { known[c] = result }()
 	for _, r := range c.rules {
 		match := yes
 		for _, cd := range r.conds {
@@ -128,7 +132,7 @@ func (f *Firewall) walk(c *chain, p packet, hook string, depth int) outcomes {
 			if to == nil {
 				then = accepts | goesOn
 			} else {
-				then = f.walk(to, p, hook, depth+1)
+				then = f.walk(to, p, hook, known)
 			}
 			if r.verdict == "goto" && match == yes {
 				return result | then

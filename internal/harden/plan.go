@@ -162,7 +162,7 @@ func (p *planner) close(c Cause) {
 		if err == nil {
 			var after []byte
 			if after, err = edit(before); err == nil {
-				p.put(c.Place.File, after, c.Means)
+				p.put(c.Place.File, after, "against this: "+c.Means)
 				edited = true
 			}
 		}
@@ -267,7 +267,7 @@ func (p *planner) closeUnit(u *unit, causes []Cause) {
 				p.byHand("%s: %v", c.Place, err)
 				continue
 			}
-			p.put(c.Place.File, after, c.Means)
+			p.put(c.Place.File, after, "against this: "+c.Means)
 		case slices.ContainsFunc(u.exec, func(a assignment) bool { return a.at == c.Place && strings.Contains(a.value, name+"=") }):
 			exec = append(exec, name, value, closed)
 		default:
@@ -275,6 +275,10 @@ func (p *planner) closeUnit(u *unit, causes []Cause) {
 		}
 	}
 	if len(settings) > 0 || len(exec) > 0 {
+		what := " listens on loopback alone"
+		if !slices.ContainsFunc(causes, func(c Cause) bool { return c.Kind == UnitHost }) {
+			what = " lets in no page that nobody named"
+		}
 		var b strings.Builder
 		b.WriteString("# Written by gatehouse harden; gatehouse harden --undo takes it back.\n[Service]\n")
 		for _, s := range settings {
@@ -291,7 +295,7 @@ func (p *planner) closeUnit(u *unit, causes []Cause) {
 			}
 		}
 		b.WriteString(sandbox)
-		p.put(path.Join(u.dropinDir(), u.last()), []byte(b.String()), causes[0].Means)
+		p.put(path.Join(u.dropinDir(), u.last()), []byte(b.String()), u.name+what+", and has less power over the machine")
 	}
 	if len(settings)+len(exec) == 0 && len(p.texts) == 0 {
 		return
@@ -410,7 +414,7 @@ func (p *planner) table() {
 		}
 	}
 	slices.Sort(ports)
-	p.put(tableFile, rules(ports), why)
+	p.put(tableFile, rules(ports), "against this: "+why)
 	switch {
 	case p.machine.Run == nil || p.systemd:
 		p.put(tableUnit, []byte(rulesUnit), "so that the rules are there after a restart too")
