@@ -164,14 +164,9 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	dir := c.StateDir
-	if dir == "" {
-		dir = filepath.Join(string(filepath.Separator), "var", "lib", "gatehouse")
-		if os.Geteuid() != 0 || c.Root != "" {
-			if dir, err = stateDir(""); err != nil {
-				return err
-			}
-		}
+	dir, err := c.dir()
+	if err != nil {
+		return err
 	}
 	if c.Root != "" {
 		if info, err := os.Stat(c.Root); err != nil || !info.IsDir() {
@@ -181,7 +176,7 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 		m.OS, m.Root, m.Run, m.Engine, m.Here = "linux", c.Root, nil, nil, ""
 		m.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	}
-	k := &harden.Keeper{Machine: m, Dir: filepath.Join(dir, "harden"), Do: s.do, Told: func(what string) { fmt.Fprintln(s.out, "  ", what) }}
+	k := &harden.Keeper{Machine: m, Dir: dir, Do: s.do, Told: func(what string) { fmt.Fprintln(s.out, "  ", what) }}
 	if c.Undo {
 		return c.undo(ctx, s, k)
 	}
@@ -219,6 +214,16 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 		return usage(errors.New(why), "run it from the console, or by another way in")
 	}
 	return c.apply(ctx, s, k, plan)
+}
+
+// dir is where the changes are kept. Root's are not in the gate's state folder: that
+// belongs to the gate's user, who could have an undo write what he likes.
+func (c *hardenCmd) dir() (string, error) {
+	if c.StateDir == "" && os.Geteuid() == 0 && c.Root == "" {
+		return "/var/lib/gatehouse-harden", nil
+	}
+	dir, err := stateDir(c.StateDir)
+	return filepath.Join(dir, "harden"), err
 }
 
 func self() string {

@@ -398,3 +398,37 @@ func TestApplied(t *testing.T) {
 		})
 	}
 }
+
+// TestGate: with the gate in front, a proxy leads to it, and its first key is made
+// before it starts; where it cannot be a service, that is told.
+func TestGate(t *testing.T) {
+	all := fixtures(t)
+	for _, name := range []string{"nginx-open", "caddy-open", "haproxy-open", "systemd-dropin-lan"} {
+		f := openFixture(t, all[name], name)
+		facts := Inspect(t.Context(), f.machine)
+		opt := Options{Gate: true, Program: "/usr/bin/gatehouse", Unit: []byte("ExecStart=/usr/local/bin/gatehouse gate\n"), State: "/var/lib/gatehouse"}
+		p, err := facts.Plan(facts.Judge(nil), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden := filepath.Join("testdata", "gate", name+".want")
+		got := tell(Verdict{}, p)
+		if *update {
+			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if want, err := os.ReadFile(golden); err != nil || got != string(want) {
+			t.Errorf("%s: %v, got\n%s\nwant\n%s", name, err, got, want)
+		}
+		opt.Program = "/home/anna/gatehouse"
+		if _, err := facts.Plan(facts.Judge(nil), opt); err != ErrNotPlaced {
+			t.Errorf("a program in a home is made a service: %v", err)
+		}
+	}
+	f := openFixture(t, all["profile"], "profile")
+	facts := Inspect(t.Context(), f.machine)
+	if _, err := facts.Plan(facts.Judge(nil), Options{Gate: true, Program: "/usr/bin/gatehouse"}); err != ErrNoService {
+		t.Errorf("a service without systemd: %v", err)
+	}
+}
