@@ -119,6 +119,7 @@ type Cause struct {
 	compose   *composePort
 	edit      func(text []byte) ([]byte, error) // the smallest change of Place.File that closes it
 	toGate    func(text []byte) ([]byte, error) // the same, with the gate in between
+	names     []string                          // by which callers of a proxy know it
 	restart   []string                          // what to run for the change to take effect
 	manual    string                            // what only a person can do
 }

@@ -432,3 +432,29 @@ func TestGate(t *testing.T) {
 		t.Errorf("a service without systemd: %v", err)
 	}
 }
+
+// TestFromOutside: what somebody sees from outside counts more than any rule that
+// was read, and what was not asked is not closed.
+func TestFromOutside(t *testing.T) {
+	all := fixtures(t)
+	public := netip.MustParseAddrPort("78.46.10.20:11434")
+	public6 := netip.MustParseAddrPort("[2a01:4f8:1:2::1]:11434")
+	for _, c := range []struct {
+		name    string
+		answers []Answer
+		want    Level
+	}{
+		{"nft-both-families", nil, Guarded},
+		{"nft-both-families", []Answer{{public, "open", "vantage"}}, OpenToInternet},
+		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}}, OpenToInternet},
+		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}, {public, "silent", "vantage"}}, OpenToInternet}, // IPv6 was not asked
+		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}, {public, "silent", "vantage"}, {public6, "silent", "vantage"}}, OpenToNetwork},
+		{"process-by-hand", []Answer{{public, "guarded", ""}, {public6, "guarded", ""}}, Guarded},
+		{"no-ollama", []Answer{{netip.MustParseAddrPort("192.168.1.20:8080"), "open", ""}}, OpenToNetwork},
+	} {
+		f := openFixture(t, all[c.name], c.name)
+		if v := Inspect(t.Context(), f.machine).Judge(c.answers); v.Level != c.want {
+			t.Errorf("%s with %v: %s, want %s", c.name, c.answers, v.Level, c.want)
+		}
+	}
+}

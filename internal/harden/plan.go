@@ -110,7 +110,7 @@ func (f *Facts) Plan(v Verdict, opt Options) (*Plan, error) {
 		}
 	}
 	if opt.Gate {
-		p.gate()
+		p.gate(causes)
 	}
 	p.table()
 	p.assemble()
@@ -467,14 +467,27 @@ const (
 )
 
 // gate installs the gate as a service, with a first key.
-func (p *planner) gate() {
+func (p *planner) gate(causes []Cause) {
+	var names []string
+	for _, c := range causes {
+		names = append(names, c.names...)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	if _, err := p.machine.read(gateUnit); err == nil {
+		if len(names) > 0 {
+			p.byHand("name these under hosts in the gate's configuration, if they are not there: %s", strings.Join(names, ", "))
+		}
 		return // it is somebody's already
 	}
 	text := bytes.ReplaceAll(p.opt.Unit, []byte("/usr/local/bin/gatehouse"), []byte(p.opt.Program))
 	p.put(gateUnit, text, "the gate lets in those who hold a key")
 	if _, err := p.machine.read(gateConfig); err != nil {
-		p.put(gateConfig, []byte("# Every field has a default; docs/gatehouse.yaml names them.\n"), "the gate's configuration")
+		text := "# Every field has a default; docs/gatehouse.yaml names them.\n"
+		if len(names) > 0 {
+			text += "hosts: [" + strings.Join(names, ", ") + "] # by which the proxy's callers know the gate\n"
+		}
+		p.put(gateConfig, []byte(text), "the gate's configuration")
 	}
 	p.run("so that systemd reads the change", "systemctl", "daemon-reload")
 	p.run("makes the first key", p.opt.Program, "key", "--state-dir", p.opt.State, "add", "first")

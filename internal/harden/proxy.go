@@ -18,6 +18,7 @@ type way struct {
 	says   string
 	locked bool
 	doors  []Door
+	names  []string                     // by which it is called
 	edit   func([]byte) ([]byte, error) // lets in nobody but this machine
 	toGate func([]byte) ([]byte, error)
 	reload []string
@@ -55,7 +56,7 @@ func (l *look) readProxies() {
 		}
 		l.cause(Cause{
 			Kind: ProxyOpen, Place: w.at, Says: w.says, Means: w.proxy + " leads strangers to Ollama and asks for no credentials",
-			Doors: w.doors, Live: l.runs(program(w.proxy)) || l.listens(w.doors), edit: w.edit, toGate: w.toGate, restart: w.reload,
+			Doors: w.doors, Live: l.runs(program(w.proxy)) || l.listens(w.doors), edit: w.edit, toGate: w.toGate, restart: w.reload, names: w.names,
 			manual: "have it lead to the gate instead: gatehouse deploy " + program(w.proxy),
 		})
 	}
@@ -213,6 +214,9 @@ func (l *look) nginx(files map[string][]byte) (ways []way) {
 				}
 				if a.name() == "server" {
 					for _, d := range a.in {
+						if d.name() == "server_name" {
+							w.names = append(w.names, plainNames(d.words[1:])...)
+						}
 						if d.name() == "listen" && len(d.words) > 1 {
 							w.doors = append(w.doors, nginxDoor(d.words[1]))
 						}
@@ -372,7 +376,7 @@ func (l *look) caddy(files map[string][]byte) (ways []way) {
 						if i > 0 {
 							line, to := d.line, d.words[i]
 							ways = append(ways, way{
-								proxy: "Caddy", at: Place{f, d.line}, says: strings.Join(d.words, " "), locked: lock, doors: caddyDoors(site.words),
+								proxy: "Caddy", at: Place{f, d.line}, says: strings.Join(d.words, " "), locked: lock, doors: caddyDoors(site.words), names: plainNames(site.words),
 								edit: func(text []byte) ([]byte, error) {
 									return insertBefore(text, line, "@outside not remote_ip 127.0.0.0/8 ::1", "respond @outside 403")
 								},
@@ -631,4 +635,19 @@ func insertBefore(text []byte, n int, lines ...string) ([]byte, error) {
 		with = append(with, pad+l)
 	}
 	return replaceLine(n, is, append(with, is)...)(text)
+}
+
+// plainNames are the host names among the words by which a proxy names a site.
+func plainNames(words []string) (names []string) {
+	for _, w := range words {
+		if _, rest, ok := strings.Cut(w, "://"); ok {
+			w = rest
+		}
+		w, _, _ = strings.Cut(strings.Trim(w, ","), "/")
+		w, _, _ = strings.Cut(w, ":")
+		if strings.Contains(w, ".") && strings.Trim(strings.ToLower(w), "abcdefghijklmnopqrstuvwxyz0123456789.-") == "" {
+			names = append(names, strings.ToLower(w))
+		}
+	}
+	return names
 }
