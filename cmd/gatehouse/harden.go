@@ -34,10 +34,12 @@ type hardenCmd struct {
 func (hardenCmd) Help() string {
 	return `Shows what to change so that this machine's Ollama is closed to others: a unified diff of each file, and the commands that make it take effect. Nothing is changed without --apply.
 
-  gatehouse harden                        the plan
-  sudo gatehouse harden --apply           does it, then looks whether Ollama still answers here
-  sudo gatehouse harden --apply --gate    and lets in those who hold a key
-  sudo gatehouse harden --undo            every file as it was, byte for byte
+  gatehouse harden                      the plan
+  sudo gatehouse harden --apply         does it
+  sudo gatehouse harden --apply --gate  and lets in those who hold a key
+  sudo gatehouse harden --undo          every file as it was
+
+Afterwards it looks whether Ollama still answers here, and takes everything back where it does not.
 
 A change that was interrupted, by a crash even, is gone on with by --apply and taken back by --undo.
 
