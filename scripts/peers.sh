@@ -31,6 +31,7 @@ missing_packages() {
 	have gcc || echo gcc
 	have g++ || echo g++
 	have curl || echo curl
+	have ip || echo iproute2
 	have nginx || echo nginx-light
 	have haproxy || echo haproxy
 	have caddy || echo caddy

@@ -208,3 +208,25 @@ func TestSees(t *testing.T) {
 		t.Errorf("the look did more than read: %q", harm)
 	}
 }
+
+// FuzzQuestion: whatever is asked, connections go to the asker and are few.
+func FuzzQuestion(f *testing.F) {
+	for _, seed := range []string{``, `{}`, `{"ports":[]}`, `{"ports":[11434,80]}`, `{"ports":null}`, `{"ports":[1e3]}`, `{"address":"::1"}`, `[`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		d := new(dialed)
+		s := &vantage.Server{Token: sha256.Sum256([]byte(token)), Dial: d.dial}
+		w := ask(s, "203.0.113.7:5000", "Bearer "+token, "POST", vantage.Path, body)
+		ports := make(map[uint16]bool)
+		for _, ap := range d.to {
+			ports[ap.Port()] = true
+			if ap.Addr() != netip.MustParseAddr("203.0.113.7") || ap.Port() == 0 {
+				t.Errorf("%q: dialed %s", body, ap)
+			}
+		}
+		if len(ports) > vantage.MaxPorts || (w.Code == 200) != (len(ports) > 0) || w.Code != 200 && w.Code != 400 {
+			t.Errorf("%q: %d, dialed %d ports", body, w.Code, len(ports))
+		}
+	})
+}
