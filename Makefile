@@ -4,6 +4,7 @@ GO      ?= go
 PREFIX  ?= /usr/local
 BENCH   ?=
 BENCHGATE ?=
+BENCHSTORE ?= -hosts 100000
 FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -X main.version=$(VERSION)
@@ -37,9 +38,10 @@ lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
 		CGO_ENABLED=0 GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -o /dev/null ./cmd/gatehouse || \
 			{ echo "does not build for $$on" >&2; exit 1; }; done
 
-bench: build peers ## the scan beside curl, nmap and masscan; the gate beside nginx, HAProxy and Caddy
+bench: build peers ## the scan beside curl, nmap and masscan; the gate beside nginx, HAProxy and Caddy; the store
 	$(GO) run ./bench $(BENCH)
 	$(GO) run ./bench/gate $(BENCHGATE)
+	$(GO) run ./bench/store $(BENCHSTORE)
 
 peers: go ## install what the tests are held against, such as the real Ollama
 	@GO=$(GO) scripts/peers.sh

@@ -79,14 +79,16 @@ func run(hosts uint64, dir string) error {
 			return strconv.Itoa(len(list)) + " waves", err
 		}},
 		{"diff", func() (string, error) {
-			n := 0
-			for _, err := range s.Pairs(1, 2, 2) {
-				if err != nil {
-					return "", err
-				}
-				n++
+			a, err := s.Wave("1")
+			if err != nil {
+				return "", err
 			}
-			return strconv.Itoa(n) + " differ", nil
+			b, err := s.Wave("2")
+			if err != nil {
+				return "", err
+			}
+			c, err := wave.Compare(s.Pairs(1, 2, 2), wave.CompareOptions{Before: a.Tally, After: b.Tally})
+			return fmt.Sprintf("%d changed, %d still open", c.Changed, c.Still), err
 		}},
 		{"read every record", func() (string, error) {
 			n := 0

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/go-json-experiment/json"
 
@@ -45,12 +46,8 @@ type row struct {
 
 // Keep keeps observations, all or none.
 func (w *Wave) Keep(list []wave.Observation) error {
-	rows := w.rows(list)
-	for i := range rows {
-		if rows[i].err != nil {
-			return w.store.failed(rows[i].err)
-		}
-	}
+	rows, end := packed(list)
+	defer end()
 	err := w.store.write(func(ctx context.Context, tx *sql.Tx) error { return w.insert(ctx, tx, rows, list) })
 	if err != nil {
 		return err
@@ -61,20 +58,35 @@ func (w *Wave) Keep(list []wave.Observation) error {
 	return nil
 }
 
-// rows packs observations, on all cores when there are many.
-func (w *Wave) rows(list []wave.Observation) []row {
-	rows := make([]row, len(list))
-	workers := min(runtime.GOMAXPROCS(0), (len(list)+63)/64)
+// packed packs observations on all cores, ahead of whoever takes them, in their
+// order. After end nothing of it goes on.
+func packed(list []wave.Observation) (rows func(i int) *row, end func()) {
+	const piece = 32
+	all := make([]row, len(list))
+	done := make([]chan struct{}, (len(list)+piece-1)/piece)
+	for i := range done {
+		done[i] = make(chan struct{})
+	}
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	for k := range workers {
+	for range min(runtime.GOMAXPROCS(0), len(done)) {
 		wg.Go(func() {
-			for i := k; i < len(list); i += workers {
-				rows[i] = rowOfObservation(&list[i])
+			for {
+				k := int(next.Add(1)) - 1
+				if k >= len(done) {
+					return
+				}
+				for i := k * piece; i < min((k+1)*piece, len(list)); i++ {
+					all[i] = rowOfObservation(&list[i])
+				}
+				close(done[k])
 			}
 		})
 	}
-	wg.Wait()
-	return rows
+	return func(i int) *row {
+		<-done[i/piece]
+		return &all[i]
+	}, wg.Wait
 }
 
 func rowOfObservation(o *wave.Observation) (r row) {
@@ -98,7 +110,10 @@ func rowOfObservation(o *wave.Observation) (r row) {
 	return r
 }
 
-func (w *Wave) insert(ctx context.Context, tx *sql.Tx, rows []row, list []wave.Observation) error {
+func (w *Wave) insert(ctx context.Context, tx *sql.Tx, rows func(int) *row, list []wave.Observation) error {
+	// The transaction ends with ctx. That each statement would, too, costs the
+	// driver a goroutine for each.
+	ctx = context.WithoutCancel(ctx)
 	var stmts [4]*sql.Stmt
 	for i, q := range []string{hostOf, insertHost, upsertSeen, upsertSaid} {
 		s, err := tx.PrepareContext(ctx, q)
@@ -108,17 +123,22 @@ func (w *Wave) insert(ctx context.Context, tx *sql.Tx, rows []row, list []wave.O
 		defer s.Close()
 		stmts[i] = s
 	}
-	for i := range rows {
-		r := &rows[i]
+	fresh := 0 // which of the first two is likely to find the host: what found the one before
+	for i := range list {
+		r := rows(i)
+		if r.err != nil {
+			return r.err
+		}
 		mask, err := w.mask(ctx, tx, list[i].Record.Findings)
 		if err != nil {
 			return err
 		}
 		r.seen[4] = mask
 		var host int64
-		err = stmts[0].QueryRowContext(ctx, r.place...).Scan(&host)
+		err = stmts[fresh].QueryRowContext(ctx, r.place...).Scan(&host)
 		if errors.Is(err, sql.ErrNoRows) {
-			err = stmts[1].QueryRowContext(ctx, r.place...).Scan(&host)
+			fresh = 1 - fresh
+			err = stmts[fresh].QueryRowContext(ctx, r.place...).Scan(&host)
 		}
 		if err != nil {
 			return err

@@ -12,13 +12,17 @@ import (
 )
 
 // pairs are the places that two waves say different things of. The digests are
-// compared where they are, so that the millions that are as before are not read.
+// compared where they are, so that the millions that are as before are not read,
+// and as two lists in the same order: to find each host of one wave in the other
+// takes five times as long.
 const pairs = `
-	SELECT a.host, a.outcome, b.outcome FROM seen a LEFT JOIN seen b ON b.wave = $2 AND b.host = a.host
-		WHERE a.wave = $1 AND (b.host IS NULL OR a.state <> b.state)
+	SELECT d.host, a.record, b.record FROM (
+		SELECT host, state FROM seen WHERE wave = $1 EXCEPT SELECT host, state FROM seen WHERE wave = $2 ORDER BY 1, 2) d
+		JOIN said a ON a.id = $3 + d.host LEFT JOIN said b ON b.id = $4 + d.host
 	UNION ALL
-	SELECT b.host, NULL, b.outcome FROM seen b LEFT JOIN seen a ON a.wave = $1 AND a.host = b.host
-		WHERE b.wave = $2 AND a.host IS NULL`
+	SELECT d.host, NULL, b.record FROM (
+		SELECT host FROM seen WHERE wave = $2 EXCEPT SELECT host FROM seen WHERE wave = $1 ORDER BY 1) d
+		JOIN said b ON b.id = $4 + d.host`
 
 // carried are the places that neither wave saw, and one before them found open.
 const carried = `
@@ -53,14 +57,14 @@ func (s *Store) Pairs(a, b int64, looks int) iter.Seq2[wave.Pair, error] {
 				return err
 			}
 			defer h.close()
-			rows, err := tx.QueryContext(ctx, pairs, a, b)
+			rows, err := tx.QueryContext(ctx, pairs, a, b, saidID(a, 0), saidID(b, 0))
 			if err != nil {
 				return err
 			}
 			defer rows.Close()
 			for rows.Next() {
 				var host int64
-				var before, after sql.NullInt64
+				var before, after sql.RawBytes
 				if err := rows.Scan(&host, &before, &after); err != nil {
 					return err
 				}
@@ -141,14 +145,16 @@ func (h *history) close() {
 	_ = h.outcome.Close()
 }
 
-func (h *history) pair(host int64, before, after sql.NullInt64) (p wave.Pair, err error) {
-	if before.Valid {
-		if p.Before, err = h.state(h.a, host); err != nil {
+// pair is what the two waves say of a host, from its packed records, nil where
+// there is none.
+func (h *history) pair(host int64, before, after []byte) (p wave.Pair, err error) {
+	if before != nil {
+		if p.Before, err = stateOf(h.a, host, before); err != nil {
 			return p, err
 		}
 	}
-	if after.Valid {
-		if p.After, err = h.state(h.b, host); err != nil {
+	if after != nil {
+		if p.After, err = stateOf(h.b, host, after); err != nil {
 			return p, err
 		}
 	}
@@ -280,11 +286,15 @@ func (h *history) state(number, host int64) (*wave.State, error) {
 	if err := h.record.QueryRowContext(h.ctx, saidID(number, host)).Scan(&packed); err != nil {
 		return nil, err
 	}
-	var r wave.Record
-	if err := unpack(packed, &r); err != nil {
+	return stateOf(number, host, packed)
+}
+
+func stateOf(number, host int64, packed []byte) (*wave.State, error) {
+	var k sketch
+	if err := unpack(packed, &k); err != nil {
 		return nil, fmt.Errorf("wave %d, host %d: %w", number, host, err)
 	}
-	s := wave.StateOf(&r)
+	s := k.state()
 	return &s, nil
 }
 

@@ -42,7 +42,7 @@ const (
 	dropHosts   = `DELETE FROM hosts WHERE NOT EXISTS (SELECT 1 FROM seen WHERE seen.host = hosts.id)`
 
 	hostOf     = `SELECT id FROM hosts WHERE address = $1 AND port = $2 AND name = $3 AND path = $4`
-	insertHost = `INSERT INTO hosts (address, port, name, path) VALUES ($1, $2, $3, $4) RETURNING id`
+	insertHost = `INSERT INTO hosts (address, port, name, path) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING RETURNING id`
 	upsertSeen = `INSERT INTO seen (wave, host, pos, at, outcome, severity, findings, state, version, country, asn, provider)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 		ON CONFLICT (wave, host) DO UPDATE SET pos = excluded.pos, at = excluded.at, outcome = excluded.outcome,
