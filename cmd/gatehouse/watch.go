@@ -31,6 +31,19 @@ type watchCmd struct {
 	Test   watchTestCmd   `cmd:"" help:"Send a test message to each channel."`
 }
 
+func (watchCmd) Help() string {
+	return `run is what it does without a command: gatehouse watch run --help lists the flags.
+
+Examples:
+` + watchExamples
+}
+
+const watchExamples = `  gatehouse watch --scope acme.yaml --every 24h --notify-file channels
+  gatehouse watch 192.168.1.0/24 --every 1h --notify ntfy://ntfy.sh/topic
+  gatehouse watch --scope acme.yaml --once --notify mailto:ops@example.org \
+    --smtp mail.example.org:587
+  gatehouse watch status`
+
 // Notices are the flags about who is told, and how.
 type Notices struct {
 	Notify            []string `help:"Whom to tell: webhook:https://…, slack://T…/B…/…, mailto:…, or an address as shoutrrr has it. Repeatable." placeholder:"ADDRESS" sep:"none" group:"Whom to tell:"`
@@ -89,7 +102,7 @@ func (n *Notices) channels(contact string) ([]*notice.Channel, error) {
 		case errors.Is(err, notice.ErrServer):
 			return nil, usage(fmt.Errorf("--notify: %w", err), "--smtp mail.example.org:587 names the server")
 		case err != nil:
-			return nil, usage(fmt.Errorf("--notify: %w", err), "see gatehouse watch --help")
+			return nil, usage(fmt.Errorf("--notify: %w", err), "see gatehouse watch run --help")
 		case !slices.ContainsFunc(list, func(o *notice.Channel) bool { return o.Name == c.Name }):
 			list = append(list, c)
 		}
@@ -136,10 +149,7 @@ func (watchRunCmd) Help() string {
 	return `Looks at the same places again and again, keeps each wave, and tells of servers that are new, reopened or fixed: one message a wave, none when there is nothing new. What is not delivered is kept and tried again, for three days.
 
 Examples:
-  gatehouse watch --scope acme.yaml --every 24h --notify-file channels
-  gatehouse watch 192.168.1.0/24 --every 1h --notify ntfy://ntfy.sh/topic
-  gatehouse watch --scope acme.yaml --once --notify mailto:ops@example.org --smtp mail.example.org:587
-  gatehouse watch status`
+` + watchExamples
 }
 
 func (c *watchRunCmd) scan() *scanCmd {

@@ -140,3 +140,18 @@ func TestWatcherBusy(t *testing.T) {
 		}
 	})
 }
+
+// TestWatcherUntold: a wave that ended before a crash, and was not told of, is told
+// of by the next run, which looks no second time for it.
+func TestWatcherUntold(t *testing.T) {
+	inBubble(t, func(t *testing.T, l *looker) {
+		if _, err := l.look(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		watchFor(t, l, wave.Schedule{Every: time.Hour}, time.Minute)
+		kept, err := l.store.Watch("acme")
+		if err != nil || kept.Told != 1 || len(l.at) != 1 {
+			t.Errorf("told of wave %d after %d looks, want 1 and 1; %v", kept.Told, len(l.at), err)
+		}
+	})
+}
