@@ -22,7 +22,6 @@ import (
 	gomail "github.com/wneessen/go-mail"
 
 	"gatehouse/internal/finding"
-	"gatehouse/internal/ollama"
 	"gatehouse/internal/owner"
 	"gatehouse/internal/wave"
 )
@@ -173,13 +172,12 @@ func (d *Draft) Write(w io.Writer, i *wave.Info, s *Sender) error {
 
 // may are the powers that a stranger has, in words.
 var may = []struct {
-	power ollama.Power
+	power func(*finding.Powers) finding.State
 	words string
 }{
-	{ollama.Read, "list the models and read their properties"},
-	{ollama.Infer, "use them, at the cost of whoever pays for the machine"},
-	{ollama.Manage, "download models to it, replace them and delete them"},
-	{ollama.Account, "use the account at ollama.com that it is signed in with"},
+	{func(p *finding.Powers) finding.State { return p.Read }, "list the models and read their properties"},
+	{func(p *finding.Powers) finding.State { return p.Infer }, "use them, at the cost of whoever pays for the machine"},
+	{func(p *finding.Powers) finding.State { return p.Manage }, "download models to it, replace them and delete them"},
 }
 
 func (d *Draft) text(i *wave.Info, s *Sender) string {
@@ -215,8 +213,7 @@ func (d *Draft) text(i *wave.Info, s *Sender) string {
 	for _, m := range may {
 		open := 0
 		for k := range d.Hosts {
-			p := d.Hosts[k].Powers.Of(m.power)
-			if p == finding.Proven || p == finding.Reachable && m.power != ollama.Account { // which most servers don't have
+			if p := m.power(&d.Hosts[k].Powers); p == finding.Proven || p == finding.Reachable {
 				open++
 			}
 		}

@@ -28,8 +28,6 @@ const (
 	keepLetter  = `UPDATE letters SET state = $4, tries = $5, next = $6, said = $7, settled = $8 WHERE watch = $1 AND id = $2 AND channel = $3`
 	dropNamed   = `DELETE FROM letters WHERE instr(body, $1) > 0 OR instr(data, $1) > 0`
 	dropLetters = `DELETE FROM letters WHERE settled <> 0 AND settled < $1`
-
-	excused = `SELECT address, port FROM notes WHERE kind IN ('accepted', 'false positive') AND (until = 0 OR until > $1)`
 )
 
 // letterLife is how long a letter that was delivered or given up is shown.
@@ -209,31 +207,22 @@ func (s *Store) Running(which func(*wave.Info) bool) (*wave.Info, error) {
 // Excused returns what says of a place whether people noted that it is no news:
 // a risk that is accepted for now, or a false positive.
 func (s *Store) Excused(now time.Time) (is func(netip.Addr, uint16) bool, err error) {
+	list, err := s.Notes()
+	if err != nil {
+		return nil, err
+	}
 	type place struct {
 		addr netip.Addr
-		port uint16
+		port uint16 // 0: all ports
 	}
-	noted := make(map[place]bool)
-	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, excused, now.Unix())
-		if err != nil {
-			return err
+	settled := make(map[place]bool)
+	for _, n := range list {
+		if n.Kind.Settles() && n.Holds(now) {
+			settled[place{n.Address.Unmap(), n.Port}] = true
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var raw []byte
-			var port uint16
-			if err := rows.Scan(&raw, &port); err != nil {
-				return err
-			}
-			if addr, ok := netip.AddrFromSlice(raw); ok {
-				noted[place{addr.Unmap(), port}] = true
-			}
-		}
-		return rows.Err()
-	})
+	}
 	return func(a netip.Addr, port uint16) bool {
 		a = a.Unmap()
-		return noted[place{a, port}] || noted[place{a, 0}]
-	}, err
+		return settled[place{a, port}] || settled[place{a, 0}]
+	}, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"gatehouse/internal/notice"
 	"gatehouse/internal/store"
+	"gatehouse/internal/wave"
 )
 
 func TestLetters(t *testing.T) {
@@ -104,5 +105,37 @@ func TestLock(t *testing.T) {
 	}
 	if err := unlock(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestExcused: what a note settles, as long as it holds.
+func TestExcused(t *testing.T) {
+	st, err := store.Open(filepath.Join(t.TempDir(), "gatehouse.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	now := time.Now().UTC()
+	for _, n := range []wave.Note{
+		{Address: netip.MustParseAddr("192.0.2.1"), Kind: wave.Accepted, Text: "a lab", Until: now.Add(time.Hour)},
+		{Address: netip.MustParseAddr("192.0.2.2"), Kind: wave.Accepted, Text: "no longer", Until: now.Add(-time.Hour)},
+		{Address: netip.MustParseAddr("192.0.2.3"), Port: 80, Kind: wave.FalsePositive, Text: "ours"},
+		{Address: netip.MustParseAddr("192.0.2.4"), Kind: wave.NoteKind("ticket"), Text: "OPS-1"},
+	} {
+		n.Made = now.Add(-2 * time.Hour)
+		if err := st.AddNote(&n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	is, err := st.Excused(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for place, want := range map[string]bool{
+		"192.0.2.1:1": true, "[::ffff:192.0.2.1]:1": true, "192.0.2.2:1": false, "192.0.2.3:80": true, "192.0.2.3:81": false, "192.0.2.4:1": false,
+	} {
+		if p := netip.MustParseAddrPort(place); is(p.Addr(), p.Port()) != want {
+			t.Errorf("%s: %v, want %v", place, !want, want)
+		}
 	}
 }
