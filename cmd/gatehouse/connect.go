@@ -40,8 +40,8 @@ type connectCmd struct {
 func (connectCmd) Help() string {
 	return `Stands where programs of this machine look for Ollama, and passes what they ask on to a gate, with the key added. They need no change and never see the key.
 
-  gatehouse connect --login https://box:8443                 once: keep the key
-  gatehouse connect --pin SHA256:… https://box:8443          then leave it running
+  gatehouse connect --login https://box:8443         once: keep the key
+  gatehouse connect --pin SHA256:… https://box:8443  then let it run
   ollama list
 
 The key is kept in the system's keyring or, where there is none, in a file for you alone; $GATEHOUSE_KEY counts more than either. It is never taken from the command line, which others can read. The gate's certificate is held against the system's authorities, or --ca, or --pin.`

@@ -31,7 +31,7 @@ func (notifyCmd) Help() string {
 	return `Writes one mail for each network that has open servers in the wave, to its abuse contact, with what was seen, how to close it, a list of hosts and a report in X-ARF form for each. It sends nothing: read them, then send them with your mail program. Who runs a network is known to waves that were made with --rdap.
 
 Example:
-  gatehouse notify last --draft out --scope acme.yaml --from 'Acme CERT <cert@acme.example>'`
+  gatehouse notify last --draft out --scope acme.yaml --from cert@acme.example`
 }
 
 func (c *notifyCmd) Run(s streams) error {

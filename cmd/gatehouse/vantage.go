@@ -38,8 +38,8 @@ type vantageCmd struct {
 func (vantageCmd) Help() string {
 	return `Runs on another machine of yours, and tells those that hold its token how they look from there. It connects back to the address that asked, and to no other, on the ports that are asked for, and makes the same four reads as a scan.
 
-  gatehouse vantage                                     there; it prints its token once
-  gatehouse check --from there.example:7443             here`
+  gatehouse vantage                          there; it prints its token once
+  gatehouse check --from there.example:7443  here`
 }
 
 func (c *vantageCmd) Run(ctx context.Context, s streams) error {
