@@ -17,8 +17,9 @@ import (
 // kind, is told as not seen and never taken for harmless.
 const (
 	maxFile      = 1 << 20
-	maxPrinted   = 8 << 20 // of what a command prints, such as a set of rules
-	maxFiles     = 4096    // in one folder
+	maxSockets   = 32 << 20 // of the kernel's tables, 150 bytes for each connection
+	maxPrinted   = 8 << 20  // of what a command prints, such as a set of rules
+	maxFiles     = 4096     // in one folder
 	maxProcesses = 32768
 	maxHomes     = 64
 	commandTime  = 700 * time.Millisecond // for one command; several run at a time

@@ -78,12 +78,16 @@ func (m *Machine) read(name string) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("it is no regular file")
 	}
-	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	limit := maxFile
+	if strings.HasPrefix(name, "/proc/net/") {
+		limit = maxSockets
+	}
+	text, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
 	if err != nil {
 		return nil, plain(err)
 	}
-	if len(text) > maxFile {
-		return nil, fmt.Errorf("it is larger than %d bytes", maxFile)
+	if len(text) > limit {
+		return nil, fmt.Errorf("it is larger than %d bytes", limit)
 	}
 	return text, nil
 }
