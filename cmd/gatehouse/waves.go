@@ -232,6 +232,16 @@ func compare(st *store.Store, a, b *wave.Info, opt wave.CompareOptions) (wave.Co
 	return wave.Compare(st.Pairs(a.Number, b.Number, opt.Looks), opt)
 }
 
+// defaultScope makes an empty scope that of the newest wave.
+func defaultScope(st *store.Store, scope *string) error {
+	if *scope != "" {
+		return nil
+	}
+	i, err := findWave(st, "last")
+	*scope = i.Scope
+	return err
+}
+
 type waveTrendCmd struct {
 	Scope string `arg:"" optional:"" help:"The scope's name (default: that of the newest wave)."`
 	JSON  bool   `name:"json" help:"As JSON."`
@@ -239,12 +249,8 @@ type waveTrendCmd struct {
 
 func (c *waveTrendCmd) Run(s streams, parent *waveCmd) error {
 	return parent.with(func(st *store.Store) error {
-		if c.Scope == "" {
-			i, err := findWave(st, "last")
-			if err != nil {
-				return err
-			}
-			c.Scope = i.Scope
+		if err := defaultScope(st, &c.Scope); err != nil {
+			return err
 		}
 		list, err := st.Waves(c.Scope)
 		if err != nil {
@@ -315,12 +321,8 @@ type waveFixesCmd struct {
 
 func (c *waveFixesCmd) Run(s streams, parent *waveCmd) error {
 	return parent.with(func(st *store.Store) error {
-		if c.Scope == "" {
-			i, err := findWave(st, "last")
-			if err != nil {
-				return err
-			}
-			c.Scope = i.Scope
+		if err := defaultScope(st, &c.Scope); err != nil {
+			return err
 		}
 		fixes, err := st.Fixes(c.Scope)
 		if err != nil {
