@@ -22,45 +22,8 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"gatehouse/internal/deploy"
+	"gatehouse/internal/ollama/realollama"
 )
-
-// tool finds a program that scripts/peers.sh installs.
-func tool(t *testing.T, names ...string) string {
-	t.Helper()
-	for _, name := range names {
-		if bin, err := exec.LookPath(name); err == nil {
-			return bin
-		}
-	}
-	missing(t, names[0])
-	return ""
-}
-
-// cached finds what scripts/peers.sh puts into its cache.
-func cached(t *testing.T, name string) string {
-	t.Helper()
-	dir, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir = filepath.Join(dir, "gatehouse")
-	if own := os.Getenv("GATEHOUSE_CACHE"); own != "" {
-		dir = own
-	}
-	at := filepath.Join(dir, "peers", name)
-	if _, err := os.Stat(at); err != nil {
-		missing(t, name)
-	}
-	return at
-}
-
-func missing(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("GATEHOUSE_REQUIRE_PEERS") == "1" {
-		t.Fatal(what + " is not installed: run make peers")
-	}
-	t.Skip(what + " is not installed: run make peers")
-}
 
 // runs runs a command, which has to end well, and returns what it prints.
 func runs(t *testing.T, env []string, name string, args ...string) string {
@@ -139,10 +102,10 @@ func TestTools(t *testing.T) {
 			if err := os.WriteFile(main, []byte(text), 0o644); err != nil {
 				t.Fatal(err)
 			}
-			runs(t, nil, tool(t, "nginx", "/usr/sbin/nginx"), "-t", "-e", "stderr", "-p", dir, "-c", main)
+			runs(t, nil, realollama.Program(t, "nginx"), "-t", "-e", "stderr", "-p", dir, "-c", main)
 		case "caddy":
 			dir := put(t, files, nil)
-			runs(t, []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, tool(t, "caddy"), "validate", "--adapter", "caddyfile", "--config", dir+"/Caddyfile")
+			runs(t, []string{"HOME=" + dir, "XDG_DATA_HOME=" + dir, "XDG_CONFIG_HOME=" + dir}, realollama.Program(t, "caddy"), "validate", "--adapter", "caddyfile", "--config", dir+"/Caddyfile")
 		case "haproxy":
 			cert, _ := pair(t)
 			o.Cert, o.Folder = cert, t.TempDir()
@@ -151,10 +114,10 @@ func TestTools(t *testing.T) {
 			if o.ForwardAuth {
 				runs(t, nil, "cp", dir+"/gatehouse.lua", o.Folder)
 			}
-			runs(t, nil, tool(t, "haproxy", "/usr/sbin/haproxy"), "-c", "-f", dir+"/haproxy.cfg")
+			runs(t, nil, realollama.Program(t, "haproxy"), "-c", "-f", dir+"/haproxy.cfg")
 		case "cloud-init":
 			dir := put(t, files, nil)
-			lib := cached(t, "cloud-init")
+			lib := realollama.Peer(t, "cloud-init", "cloud-init")
 			out := runs(t, []string{"PYTHONPATH=" + lib + "/usr/lib/python3/dist-packages"}, "/usr/bin/python3", "-m", "cloudinit.cmd.main", "schema", "-c", dir+"/user-data.yaml")
 			if !strings.Contains(out, "Valid") {
 				t.Errorf("cloud-init: %s", out)
@@ -164,10 +127,10 @@ func TestTools(t *testing.T) {
 			}
 		case "ansible":
 			dir := put(t, files, nil)
-			runs(t, []string{"HOME=" + dir, "ANSIBLE_LOCAL_TEMP=" + dir}, tool(t, "ansible-playbook"), "--syntax-check", "-i", "ollama,", dir+"/playbook.yaml")
+			runs(t, []string{"HOME=" + dir, "ANSIBLE_LOCAL_TEMP=" + dir}, realollama.Program(t, "ansible-playbook"), "--syntax-check", "-i", "ollama,", dir+"/playbook.yaml")
 		case "nixos":
 			dir := put(t, files, nil)
-			runs(t, nil, tool(t, "nix-instantiate"), "--parse", dir+"/gatehouse.nix")
+			runs(t, nil, realollama.Program(t, "nix-instantiate"), "--parse", dir+"/gatehouse.nix")
 		case "terraform":
 			dir := put(t, files, nil)
 			// Debian has no Terraform, so it is not required; see TestTerraformValue.
@@ -177,7 +140,7 @@ func TestTools(t *testing.T) {
 			}
 		case "helm":
 			dir := put(t, files, nil)
-			bin := cached(t, "helm-v3.21.4/helm")
+			bin := realollama.Peer(t, "helm", "helm-v3.21.4", "helm")
 			env := []string{"HOME=" + dir}
 			runs(t, env, bin, "lint", "--strict", dir+"/gatehouse")
 			out := runs(t, env, bin, "template", "box", dir+"/gatehouse")
@@ -229,7 +192,7 @@ func TestUnits(t *testing.T) {
 	if err := os.WriteFile(dir+"/gatehouse.service", []byte(unit), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	analyze := tool(t, "systemd-analyze")
+	analyze := realollama.Program(t, "systemd-analyze")
 	if out := runs(t, nil, analyze, "verify", "--man=no", dir+"/gatehouse.service"); strings.Contains(out, "gatehouse.service:") {
 		t.Errorf("systemd says: %s", out)
 	}
@@ -282,11 +245,11 @@ func TestMachineFiles(t *testing.T) {
 		}
 		switch filepath.Ext(name) {
 		case ".service":
-			if out := runs(t, nil, tool(t, "systemd-analyze"), "verify", "--man=no", at); strings.Contains(out, filepath.Base(name)+":") {
+			if out := runs(t, nil, realollama.Program(t, "systemd-analyze"), "verify", "--man=no", at); strings.Contains(out, filepath.Base(name)+":") {
 				t.Errorf("systemd says: %s", out)
 			}
 		case ".nft":
-			runs(t, nil, tool(t, "unshare"), "--map-root-user", "--net", tool(t, "nft", "/usr/sbin/nft"), "--check", "--file", at)
+			runs(t, nil, realollama.Program(t, "unshare"), "--map-root-user", "--net", realollama.Program(t, "nft"), "--check", "--file", at)
 		case "":
 			runs(t, nil, "sh", "-n", at)
 		}

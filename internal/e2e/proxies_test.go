@@ -112,21 +112,6 @@ func begin(t *testing.T, cmd *exec.Cmd) {
 	})
 }
 
-// program finds a proxy.
-func program(t *testing.T, name string) string {
-	t.Helper()
-	for _, at := range []string{name, "/usr/sbin/" + name} {
-		if bin, err := exec.LookPath(at); err == nil {
-			return bin
-		}
-	}
-	if os.Getenv("GATEHOUSE_REQUIRE_PEERS") == "1" {
-		t.Fatal(name + " is not installed: run make peers")
-	}
-	t.Skip(name + " is not installed: run make peers")
-	return ""
-}
-
 // proxy is a running proxy, as `gatehouse deploy` wrote it but for addresses.
 type proxy struct {
 	addr   string
@@ -145,7 +130,7 @@ func port(addr string) string { return addr[strings.LastIndexByte(addr, ':')+1:]
 
 func (a *asked) start(t *testing.T, name string, flags ...string) *proxy {
 	t.Helper()
-	bin := program(t, name)
+	bin := realollama.Program(t, name)
 	dir := t.TempDir()
 	p := &proxy{addr: free(t)}
 	cert, keyFile := filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")

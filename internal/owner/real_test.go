@@ -14,25 +14,14 @@ import (
 	"time"
 
 	"gatehouse/internal/evidence"
+	"gatehouse/internal/ollama/realollama"
 	"gatehouse/internal/owner"
 )
 
 // packages is where make geo put the databases.
 func packages(t testing.TB) string {
 	t.Helper()
-	cache := os.Getenv("GATEHOUSE_CACHE")
-	if cache == "" {
-		base := os.Getenv("XDG_CACHE_HOME")
-		if base == "" {
-			home, err := os.UserHomeDir()
-			if err != nil {
-				t.Fatal(err)
-			}
-			base = filepath.Join(home, ".cache")
-		}
-		cache = filepath.Join(base, "gatehouse")
-	}
-	dir := filepath.Join(cache, "geo", "2.3.2026061719")
+	dir := filepath.Join(realollama.Cache(t), "geo", "2.3.2026061719")
 	if _, err := os.Stat(filepath.Join(dir, "asn.tgz")); err != nil {
 		t.Fatalf("%v: make geo fetches it", err)
 	}

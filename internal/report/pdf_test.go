@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"gatehouse/internal/ollama/realollama"
 	"gatehouse/internal/report"
 )
 
@@ -17,10 +18,7 @@ import (
 func realBrowser(t *testing.T) {
 	t.Helper()
 	if path, err := report.Browser(); err != nil {
-		if os.Getenv("GATEHOUSE_REQUIRE_PEERS") == "1" {
-			t.Fatal(err, "(make peers installs it)")
-		}
-		t.Skip(err, "(make peers installs it)")
+		realollama.Missing(t, err.Error()+": run make peers")
 	} else {
 		t.Log(path)
 	}

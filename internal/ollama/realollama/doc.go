@@ -5,5 +5,6 @@
 // a server that is to be bound to every address gets a network of its own.
 //
 // Only tests import it. It needs a Unix, and Linux for [Everywhere] and
-// [Apart].
+// [Apart]; what finds the peers ([Peer], [Program], [Missing], [Cache]) works
+// everywhere.
 package realollama

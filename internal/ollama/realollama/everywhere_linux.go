@@ -34,7 +34,7 @@ func (s *Server) Enter(t testing.TB) []string {
 	t.Helper()
 	nsenter, err := exec.LookPath("nsenter")
 	if err != nil {
-		missing(t, "nsenter is not installed: it is part of util-linux")
+		Missing(t, "nsenter is not installed: it is part of util-linux")
 	}
 	return []string{nsenter, "--target", strconv.Itoa(s.cmd.Process.Pid), "--user", "--net", "--preserve-credentials", "--"}
 }

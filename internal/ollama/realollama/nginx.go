@@ -111,7 +111,7 @@ http {
 // Ollama.
 func StartNginx(t testing.TB, upstream string, opts ...NginxOption) *Nginx {
 	t.Helper()
-	bin := nginxProgram(t)
+	bin := Program(t, "nginx")
 	f := front{Password: true, Dir: t.TempDir(), Upstream: upstream}
 	for _, opt := range opts {
 		opt(&f)
@@ -183,18 +183,6 @@ func (f *front) certify() (*x509.Certificate, error) {
 		}
 	}
 	return x509.ParseCertificate(der)
-}
-
-func nginxProgram(t testing.TB) string {
-	t.Helper()
-	// Debian keeps it where only root's PATH leads.
-	for _, name := range []string{"nginx", "/usr/sbin/nginx"} {
-		if bin, err := exec.LookPath(name); err == nil {
-			return bin
-		}
-	}
-	missing(t, "nginx is not installed: run make peers")
-	return ""
 }
 
 func (f *front) start(bin string) (*Nginx, error) {

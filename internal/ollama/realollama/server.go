@@ -104,7 +104,7 @@ func Start(t testing.TB, opts ...Option) *Server {
 	s, err := start(bin, dir, c)
 	if err != nil {
 		if errors.Is(err, errNoNamespace) {
-			missing(t, err.Error())
+			Missing(t, err.Error())
 		}
 		t.Fatal(err)
 	}
@@ -121,62 +121,27 @@ func Start(t testing.TB, opts ...Option) *Server {
 // it the test ends as in [Start].
 func Binary(t testing.TB) string {
 	t.Helper()
-	return peer(t, "real Ollama", "ollama-"+Version, "ollama")
+	return Peer(t, "real Ollama", "ollama-"+Version, "ollama")
 }
 
 // SDKs is the folder with the SDKs for JavaScript, which node finds when a folder
 // above a program has a link node_modules to it.
 func SDKs(t testing.TB) string {
 	t.Helper()
-	return peer(t, "the SDKs of npm", "npm", "node_modules")
+	return Peer(t, "the SDKs of npm", "npm", "node_modules")
 }
 
 // GoClient is the go.mod to build programs with that use Ollama's Go client.
 func GoClient(t testing.TB) string {
 	t.Helper()
-	return peer(t, "Ollama's Go client", "goclient-"+Version, "go.mod")
+	return Peer(t, "Ollama's Go client", "goclient-"+Version, "go.mod")
 }
 
 // Pebble finds an ACME authority for tests: it belongs here, for it is found as
 // Ollama is.
 func Pebble(t testing.TB) string {
 	t.Helper()
-	return peer(t, "pebble", "pebble-v2.8.0", "pebble")
-}
-
-// peer finds what scripts/peers.sh installs.
-func peer(t testing.TB, what string, path ...string) string {
-	t.Helper()
-	name := filepath.Join(append([]string{peers(t)}, path...)...)
-	if _, err := os.Stat(name); err != nil {
-		missing(t, what+" is not installed: run make peers")
-	}
-	return name
-}
-
-// missing skips the test for want of a part, or fails it where all are required.
-func missing(t testing.TB, why string) {
-	t.Helper()
-	if os.Getenv("GATEHOUSE_REQUIRE_PEERS") == "1" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
-}
-
-// peers is the folder that scripts/peers.sh fills; both find it in the same way.
-func peers(t testing.TB) string {
-	t.Helper()
-	if dir := os.Getenv("GATEHOUSE_CACHE"); dir != "" {
-		return filepath.Join(dir, "peers")
-	}
-	if dir := os.Getenv("XDG_CACHE_HOME"); dir != "" {
-		return filepath.Join(dir, "gatehouse", "peers")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(home, ".cache", "gatehouse", "peers")
+	return Peer(t, "pebble", "pebble-v2.8.0", "pebble")
 }
 
 // start runs bin with all its files under dir, where models exists already.
