@@ -132,13 +132,9 @@ func (f *Forwarder) failed(w http.ResponseWriter, r *http.Request, err error) {
 
 // refuse answers in the words of the API that the program speaks.
 func refuse(w http.ResponseWriter, r *http.Request, status int, code, message string) {
-	dialect := ollama.Native
+	dialect := ollama.DialectOf(r.URL.Path)
 	if route, ok := ollama.ClassifyURL(r.Method, r.URL); ok {
 		dialect = route.Dialect()
-	} else if strings.HasPrefix(r.URL.Path, "/v1/messages") {
-		dialect = ollama.Anthropic
-	} else if strings.HasPrefix(r.URL.Path, "/v1/") {
-		dialect = ollama.OpenAI
 	}
 	contentType, body := ollama.Refuse(dialect, status, code, message)
 	h := w.Header()

@@ -4,7 +4,6 @@ import (
 	"math"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"gatehouse/internal/key"
@@ -32,15 +31,10 @@ func (c *call) deny(status int, reason, message string) {
 
 // dialect is the one to answer in, also where the route is none of Ollama's.
 func (c *call) dialect() ollama.Dialect {
-	switch {
-	case c.known:
+	if c.known {
 		return c.route.Dialect()
-	case strings.HasPrefix(c.r.URL.Path, "/v1/messages"):
-		return ollama.Anthropic
-	case strings.HasPrefix(c.r.URL.Path, "/v1/"):
-		return ollama.OpenAI
 	}
-	return ollama.Native
+	return ollama.DialectOf(c.r.URL.Path)
 }
 
 // refuse answers a caller who did not show who it is.

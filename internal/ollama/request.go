@@ -36,6 +36,18 @@ func (r Route) Dialect() Dialect {
 	return Native
 }
 
+// DialectOf is the API that a path belongs to where it may be no route of
+// Ollama's: what begins like one of an API is answered in that one's words.
+func DialectOf(path string) Dialect {
+	switch {
+	case strings.HasPrefix(path, "/v1/messages"):
+		return Anthropic
+	case strings.HasPrefix(path, "/v1/"):
+		return OpenAI
+	}
+	return Native
+}
+
 // TakesJSON reports whether Ollama reads a JSON body on the route, so that
 // [ParseAsk] has to see it whole. Bodies of other routes are none, or blobs.
 func (r Route) TakesJSON() bool { return asked[r.key()] != nil }
