@@ -19,9 +19,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/netutil"
 
 	"gatehouse/internal/connect"
 	"gatehouse/internal/finding"
@@ -87,7 +88,7 @@ func (c *vantageCmd) Run(ctx context.Context, s streams) error {
 	defer stop()
 	served := make(chan error, 1)
 	go func() {
-		served <- srv.Serve(tls.NewListener(&fewer{Listener: l, places: make(chan struct{}, maxStrangers)},
+		served <- srv.Serve(tls.NewListener(netutil.LimitListener(l, maxStrangers),
 			&tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: a.certificate}))
 	}()
 	select {
@@ -103,33 +104,6 @@ func (c *vantageCmd) Run(ctx context.Context, s streams) error {
 
 // maxStrangers is how many connections a vantage holds at one time.
 const maxStrangers = 256
-
-// fewer accepts as many connections at a time as there are places.
-type fewer struct {
-	net.Listener
-	places chan struct{}
-}
-
-func (f *fewer) Accept() (net.Conn, error) {
-	f.places <- struct{}{}
-	conn, err := f.Listener.Accept()
-	if err != nil {
-		<-f.places
-		return nil, err
-	}
-	return &placed{Conn: conn, leave: f.places}, nil
-}
-
-type placed struct {
-	net.Conn
-	leave chan struct{}
-	once  sync.Once
-}
-
-func (p *placed) Close() error {
-	p.once.Do(func() { <-p.leave })
-	return p.Conn.Close()
-}
 
 // token is the hash of the one that callers have to show. The first start makes
 // one and prints it, this once; the vantage's pin goes with it, so that there is
@@ -190,9 +164,9 @@ func (f *fromFlags) look(ctx context.Context, w io.Writer, ports []uint16) (open
 	}
 	var answers []vantage.Answer
 	var lines []string
-	for _, family := range []string{"IPv4", "IPv6"} {
-		network := map[string]string{"IPv4": "tcp4", "IPv6": "tcp6"}[family]
-		a, err := vantage.Ask(ctx, network, f.From, token, pin.Config(), ports)
+	for _, version := range []string{"4", "6"} {
+		family := "IPv" + version
+		a, err := vantage.Ask(ctx, "tcp"+version, f.From, token, pin.Config(), ports)
 		if err != nil {
 			lines = append(lines, fmt.Sprintf("   %s  not looked at: %s", family, report.Clean(whyNot(err))))
 			continue
