@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/mail"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"gatehouse/internal/report"
 	"gatehouse/internal/store"
@@ -47,18 +45,12 @@ func (c *notifyCmd) Run(s streams) error {
 		if name != "" && name != i.Scope {
 			return usage(fmt.Errorf("wave %d is of scope %q, and %s is of %q", i.Number, i.Scope, c.Scope, name), "--scope takes the file that the wave was made with")
 		}
-		is, err := st.Excused(time.Now())
-		if err != nil {
-			return err
-		}
 		left := 0
 		drafts, err := report.Drafts(st.Records(i.Number), func(r *wave.Record) bool {
-			addr, err := netip.ParseAddr(r.Address)
-			if err != nil || !is(addr, r.Port) {
-				return false
+			if r.Settled() {
+				left++
 			}
-			left++
-			return true
+			return r.Settled()
 		})
 		if err != nil {
 			return err

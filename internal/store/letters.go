@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"encoding/hex"
 	"errors"
-	"net/netip"
 	"path/filepath"
 	"time"
 
@@ -202,27 +201,4 @@ func (s *Store) Running(which func(*wave.Info) bool) (*wave.Info, error) {
 		}
 	}
 	return nil, nil
-}
-
-// Excused returns what says of a place whether people noted that it is no news:
-// a risk that is accepted for now, or a false positive.
-func (s *Store) Excused(now time.Time) (is func(netip.Addr, uint16) bool, err error) {
-	list, err := s.Notes()
-	if err != nil {
-		return nil, err
-	}
-	type place struct {
-		addr netip.Addr
-		port uint16 // 0: all ports
-	}
-	settled := make(map[place]bool)
-	for _, n := range list {
-		if n.Kind.Settles() && n.Holds(now) {
-			settled[place{n.Address.Unmap(), n.Port}] = true
-		}
-	}
-	return func(a netip.Addr, port uint16) bool {
-		a = a.Unmap()
-		return settled[place{a, port}] || settled[place{a, 0}]
-	}, nil
 }

@@ -76,9 +76,9 @@ func untilUnix(t time.Time) int64 {
 	return t.Unix()
 }
 
-// Noted returns what puts the notes that hold at now on a record. Notes made later
-// are not among them.
-func (s *Store) Noted(now time.Time) (func(*wave.Record), error) {
+// notesAt returns what finds the notes on a place that hold at now. Notes made
+// later are not among them.
+func (s *Store) notesAt(now time.Time) (func(netip.Addr, uint16) []wave.Note, error) {
 	list, err := s.Notes()
 	if err != nil {
 		return nil, err
@@ -89,18 +89,38 @@ func (s *Store) Noted(now time.Time) (func(*wave.Record), error) {
 			byAddr[n.Address] = append(byAddr[n.Address], n)
 		}
 	}
-	return func(r *wave.Record) {
-		if len(byAddr) == 0 {
-			return
-		}
-		addr, err := netip.ParseAddr(r.Address)
-		if err != nil {
-			return
-		}
-		for _, n := range byAddr[addr.Unmap()] {
-			if n.Port == 0 || n.Port == r.Port {
-				r.Notes = append(r.Notes, n)
+	return func(a netip.Addr, port uint16) (on []wave.Note) {
+		for _, n := range byAddr[a.Unmap()] {
+			if n.Port == 0 || n.Port == port {
+				on = append(on, n)
 			}
 		}
+		return on
+	}, nil
+}
+
+// Noted returns what puts the notes that hold at now on a record.
+func (s *Store) Noted(now time.Time) (func(*wave.Record), error) {
+	notes, err := s.notesAt(now)
+	if err != nil {
+		return nil, err
+	}
+	return func(r *wave.Record) {
+		if addr, err := netip.ParseAddr(r.Address); err == nil {
+			r.Notes = notes(addr, r.Port)
+		}
+	}, nil
+}
+
+// Excused returns what says of a place whether people noted that it is no news:
+// a risk that is accepted for now, or a false positive.
+func (s *Store) Excused(now time.Time) (is func(netip.Addr, uint16) bool, err error) {
+	notes, err := s.notesAt(now)
+	if err != nil {
+		return nil, err
+	}
+	return func(a netip.Addr, port uint16) bool {
+		r := wave.Record{Notes: notes(a, port)}
+		return r.Settled()
 	}, nil
 }
