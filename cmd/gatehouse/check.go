@@ -52,11 +52,7 @@ Exits with 3 when an Ollama without a lock can be reached by others than this ma
 // Run looks at every address this machine has, from this machine: what a
 // service listens on shows, what a firewall lets through does not.
 func (c *checkCmd) Run(ctx context.Context, s streams) error {
-	addrs, err := ownAddresses()
-	if err != nil {
-		return fmt.Errorf("list this machine's addresses: %w", err)
-	}
-	m, err := c.Setup.machine(addrs)
+	m, err := c.Setup.machine()
 	if err != nil {
 		return err
 	}
@@ -71,7 +67,7 @@ func (c *checkCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	return joinOutside(open, c.check(ctx, s, addrs))
+	return joinOutside(open, c.check(ctx, s, m.Addresses))
 }
 
 // inspectTime bounds the reading of the set-up; what is not read by then is not seen.

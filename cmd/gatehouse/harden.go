@@ -46,8 +46,12 @@ A change that was interrupted, by a crash even, is gone on with by --apply and t
 Exits with 3 when there is something to close, with 0 when there is nothing.`
 }
 
-// machine is this machine, or what of one lies in a folder.
-func (c *Setup) machine(addrs []netip.Addr) (harden.Machine, error) {
+// machine is this machine, and what besides the usual places is to be read.
+func (c *Setup) machine() (harden.Machine, error) {
+	addrs, err := ownAddresses()
+	if err != nil {
+		return harden.Machine{}, fmt.Errorf("list this machine's addresses: %w", err)
+	}
 	here, _ := os.Getwd() // without one, no compose file is looked for here
 	m := harden.Machine{
 		OS: runtime.GOOS, Root: "/", Run: listing, Engine: engine, Addresses: addrs, Here: filepath.ToSlash(here),
@@ -158,11 +162,7 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 	if c.Undo && c.Gate {
 		return usage(errors.New("--gate goes with --apply"), "gatehouse harden --undo takes back the gate too")
 	}
-	addrs, err := ownAddresses()
-	if err != nil {
-		return fmt.Errorf("list this machine's addresses: %w", err)
-	}
-	m, err := c.Setup.machine(addrs)
+	m, err := c.Setup.machine()
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ func self() string {
 	return path
 }
 
-// look inspects the machine and asks its addresses.
+// look inspects the machine and judges what it reads there, asking nobody.
 func (c *hardenCmd) look(ctx context.Context, m harden.Machine) (*harden.Facts, harden.Verdict) {
 	limit, cancel := context.WithTimeout(ctx, 4*inspectTime)
 	defer cancel()

@@ -57,8 +57,6 @@ func (c *importCmd) Run(ctx context.Context, s streams) error {
 	switch from := dataset.Format(c.From); {
 	case from != "" && !slices.Contains(dataset.Formats, from):
 		return usage(fmt.Errorf("--from %q is no format", c.From), "--from is one of "+formatNames())
-	case c.Port == 0:
-		return usage(errors.New("--port: 0 is no port"), "ports go from 1 to 65535")
 	case slices.Contains(c.File, "-") && len(c.File) > 1:
 		return usage(errors.New("- stands alone: an export comes from standard input or from files"), "leave out the other files")
 	case c.As == "":
@@ -105,10 +103,8 @@ func (c *importCmd) judge(ctx context.Context, s streams) error {
 	}
 	j.method.Source = j.source
 	w := j.wave
-	if c.Out != "" && c.Format != "jsonl" {
-		if err := writable(c.Out); err != nil {
-			return usage(fmt.Errorf("--out %s: %w", c.Out, err), "--out takes a file that can be written")
-		}
+	if err := c.canWrite(); err != nil {
+		return err
 	}
 	closeKeeper, err := j.openKeeper()
 	if err != nil {

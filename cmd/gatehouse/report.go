@@ -91,21 +91,19 @@ func (c *reportCmd) saved(ctx context.Context, s streams) error {
 			Version: versionString(), Summary: *i.Summary, Tally: *i.Tally, Method: i.Method.Lines(),
 			Hosts: report.Hosts(st.Records(i.Number)),
 		}
-		list, err := st.Waves(i.Scope)
+		list, err := course(st, i.Scope)
 		if err != nil {
 			return err
 		}
-		var before *wave.Info
-		for k := range list {
-			e := &list[k]
-			if e.Scope != i.Scope || e.Tally == nil || e.Started.After(i.Started) {
-				continue
-			}
-			d.Trend = append(d.Trend, report.Point{Date: e.Started, Tally: *e.Tally})
-			if e.Number != i.Number && e.Covers == i.Covers && (before == nil || e.Started.After(before.Started)) {
-				before = e
+		for _, e := range list {
+			if !e.Started.After(i.Started) {
+				d.Trend = append(d.Trend, report.Point{Date: e.Started, Tally: *e.Tally})
 			}
 		}
+		if len(d.Trend) < 2 {
+			d.Trend = nil
+		}
+		earlier := before(list, &i, i.Comparable)
 		if c.Since != "" {
 			e, err := finished(st, c.Since)
 			if err != nil {
@@ -114,21 +112,18 @@ func (c *reportCmd) saved(ctx context.Context, s streams) error {
 			if !e.Started.Before(i.Started) {
 				return usage(fmt.Errorf("--since %s: wave %d began after wave %d", c.Since, e.Number, i.Number), "--since takes an earlier wave")
 			}
-			if e.Scope != i.Scope || e.Covers != i.Covers {
+			if !e.Comparable(&i) {
 				return usage(fmt.Errorf("--since %s: waves %d and %d looked at different places", c.Since, e.Number, i.Number), "gatehouse wave list shows the waves of each scope")
 			}
-			before = &e
+			earlier = &e
 		}
-		if len(d.Trend) < 2 {
-			d.Trend = nil
-		}
-		if before != nil {
-			cmp, err := compare(st, before, &i, wave.CompareOptions{Limit: 1})
+		if earlier != nil {
+			cmp, err := compare(st, earlier, &i, wave.CompareOptions{Limit: 1})
 			if err != nil {
 				return err
 			}
 			d.Changes = &report.Changes{
-				Since: before.Started, New: cmp.New, Gone: cmp.Gone, Fixed: cmp.Fixed, Reopened: cmp.Reopened,
+				Since: earlier.Started, New: cmp.New, Gone: cmp.Gone, Fixed: cmp.Fixed, Reopened: cmp.Reopened,
 				Moved: cmp.Moved, Changed: cmp.Changed, NotSeen: cmp.NotSeen,
 			}
 		}

@@ -404,10 +404,8 @@ func (j *job) run(ctx context.Context) error {
 	if j.state != "" && filepath.Clean(j.state) == filepath.Clean(j.outputs.Out) {
 		return usage(errors.New("--state and --out name the same file"), "the state is not the output: give each a file of its own")
 	}
-	if j.outputs.Out != "" && j.outputs.Format != "jsonl" {
-		if err := writable(j.outputs.Out); err != nil {
-			return usage(fmt.Errorf("--out %s: %w", j.outputs.Out, err), "--out takes a file that can be written")
-		}
+	if err := j.outputs.canWrite(); err != nil {
+		return err
 	}
 	closeKeeper, err := j.openKeeper()
 	if err != nil {
@@ -429,9 +427,6 @@ func (j *job) run(ctx context.Context) error {
 		}
 	}
 	fails := func(r wave.Record) error {
-		if len(r.Notes) == 0 { // what was kept has them
-			note(&r)
-		}
 		if j.outputs.fails(&r) {
 			failing.Store(true)
 		}
@@ -447,7 +442,10 @@ func (j *job) run(ctx context.Context) error {
 			}
 		}
 	}
-	w.Record = fails
+	w.Record = func(r wave.Record) error {
+		note(&r) // what was kept has its notes
+		return fails(r)
+	}
 
 	stop, hard, release := j.interrupts(ctx, meter)
 	defer release()
@@ -646,6 +644,18 @@ func writable(path string) error {
 		return err
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// canWrite says before anything is looked at that --out could not be written
+// after it. JSON Lines are written as they come.
+func (o *Outputs) canWrite() error {
+	if o.Out == "" || o.Format == "jsonl" {
+		return nil
+	}
+	if err := writable(o.Out); err != nil {
+		return usage(fmt.Errorf("--out %s: %w", o.Out, err), "--out takes a file that can be written")
+	}
+	return nil
 }
 
 // fails reports whether r has a finding that decides the exit code. What somebody

@@ -55,6 +55,9 @@ type Notices struct {
 	MailFrom          string   `help:"Sender of the mail (default: the scope's contact)." placeholder:"ADDRESS" group:"Whom to tell:"`
 }
 
+// makeSecret makes a secret for webhooks, and gives it.
+const makeSecret = "echo whsec_$(head -c 32 /dev/urandom | base64 -w0) > secret; --webhook-secret-file secret"
+
 // channels are those that the flags name.
 func (n *Notices) channels(contact string) ([]*notice.Channel, error) {
 	var addresses []string
@@ -79,7 +82,7 @@ func (n *Notices) channels(contact string) ([]*notice.Channel, error) {
 	}
 	if secret != "" {
 		if o.Secret, err = notice.ParseSecret(secret); err != nil {
-			return nil, usage(fmt.Errorf("the webhooks' secret: %w", err), "such as: echo whsec_$(head -c 32 /dev/urandom | base64 -w0) > secret; --webhook-secret-file secret")
+			return nil, usage(fmt.Errorf("the webhooks' secret: %w", err), "such as: "+makeSecret)
 		}
 	}
 	password, err := secretOf(n.SMTPPasswordFile, "smtp-password-file", "GATEHOUSE_SMTP_PASSWORD")
@@ -91,7 +94,7 @@ func (n *Notices) channels(contact string) ([]*notice.Channel, error) {
 	for _, a := range addresses {
 		kind, _, _ := strings.Cut(a, ":")
 		if kind == "webhook" && o.Secret == nil {
-			return nil, usage(errors.New("webhook: without a secret nobody knows who sent it"), "put one into a file: echo whsec_$(head -c 32 /dev/urandom | base64 -w0) > secret; --webhook-secret-file secret")
+			return nil, usage(errors.New("webhook: without a secret nobody knows who sent it"), "put one into a file: "+makeSecret)
 		}
 		c, err := notice.Parse(a, o)
 		switch {

@@ -122,22 +122,28 @@ func (c *waveShowCmd) earlier(st *store.Store, i *wave.Info) (*wave.Info, error)
 		e, err := finished(st, c.Since)
 		return &e, err
 	}
-	return before(st, i)
+	list, err := course(st, i.Scope)
+	return before(list, i, func(*wave.Info) bool { return true }), err
 }
 
-// before is the wave of the scope that ended before i began, nil when there is
-// none.
-func before(st *store.Store, i *wave.Info) (*wave.Info, error) {
-	list, err := st.Waves(i.Scope)
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range slices.Backward(list) {
-		if e.Scope == i.Scope && e.Tally != nil && e.Started.Before(i.Started) {
-			return &e, nil
+// course are the waves of a scope that came to their end, in the order in which
+// they began: one that was imported may be older than its number says.
+func course(st *store.Store, scope string) ([]wave.Info, error) {
+	list, err := st.Waves(scope)
+	list = slices.DeleteFunc(list, func(i wave.Info) bool { return i.Tally == nil || i.Scope != scope })
+	slices.SortStableFunc(list, func(a, b wave.Info) int { return a.Started.Compare(b.Started) })
+	return list, err
+}
+
+// before is the last wave of a course that began before i and is wanted, nil when
+// there is none.
+func before(course []wave.Info, i *wave.Info, wanted func(*wave.Info) bool) *wave.Info {
+	for _, e := range slices.Backward(course) {
+		if e.Started.Before(i.Started) && wanted(&e) {
+			return &e
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 type waveHostsCmd struct {
@@ -199,7 +205,7 @@ func (c *waveDiffCmd) Run(s streams, parent *waveCmd) error {
 		if !a.Started.Before(b.Started) {
 			return usage(fmt.Errorf("wave %d began after wave %d", a.Number, b.Number), "the earlier wave comes first")
 		}
-		if !c.Anyway && (a.Scope != b.Scope || a.Covers != b.Covers) {
+		if !c.Anyway && !a.Comparable(&b) {
 			return usage(fmt.Errorf("waves %d and %d looked at different places", a.Number, b.Number), "compare waves of the same targets, ports and sample, or add --anyway")
 		}
 		opt := wave.CompareOptions{Looks: c.Looks}
@@ -252,12 +258,10 @@ func (c *waveTrendCmd) Run(s streams, parent *waveCmd) error {
 		if err := defaultScope(st, &c.Scope); err != nil {
 			return err
 		}
-		list, err := st.Waves(c.Scope)
+		list, err := course(st, c.Scope)
 		if err != nil {
 			return err
 		}
-		list = slices.DeleteFunc(list, func(i wave.Info) bool { return i.Tally == nil || i.Scope != c.Scope })
-		slices.SortStableFunc(list, func(a, b wave.Info) int { return a.Started.Compare(b.Started) })
 		if len(list) == 0 {
 			return usage(fmt.Errorf("no wave of scope %q came to its end", c.Scope), "gatehouse wave list shows them")
 		}

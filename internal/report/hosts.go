@@ -214,12 +214,18 @@ type kind struct {
 	Hosts           uint64
 }
 
-func newSpool() (*spool, error) {
+// spoolOf reads hosts to their end. It is to be closed.
+func spoolOf(hosts Hosts) (*spool, error) {
 	f, err := os.CreateTemp("", "gatehouse-report-*")
 	if err != nil {
 		return nil, fmt.Errorf("make a temporary file: %w", err)
 	}
-	return &spool{file: f, w: bufio.NewWriterSize(f, 256<<10), kinds: map[string]*kind{}}, nil
+	s := &spool{file: f, w: bufio.NewWriterSize(f, 256<<10), kinds: map[string]*kind{}}
+	if err := s.read(hosts); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
 }
 
 func (s *spool) close() {

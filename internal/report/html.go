@@ -102,14 +102,11 @@ type sourceView struct {
 // script to be read. It reads the hosts once and writes nothing before it has
 // read them all; they wait in a temporary file.
 func HTML(w io.Writer, d Data) error {
-	s, err := newSpool()
+	s, err := spoolOf(d.hosts())
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.read(d.hosts()); err != nil {
-		return err
-	}
 	b := bufio.NewWriterSize(w, 64<<10)
 	v := viewOf(d, s)
 	if err := pageTemplate.ExecuteTemplate(b, "top", v); err != nil {

@@ -16,14 +16,11 @@ const markdownHosts = 150
 // Markdown writes the report as GitHub's Markdown: the figures, what is wrong
 // and what to do, and the first hosts.
 func Markdown(w io.Writer, d Data) error {
-	s, err := newSpool()
+	s, err := spoolOf(d.hosts())
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	if err := s.read(d.hosts()); err != nil {
-		return err
-	}
 	b := bufio.NewWriter(w)
 	v := viewOf(d, s)
 	line := func(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }

@@ -20,3 +20,6 @@ type Info struct {
 	Tally   *Tally   `json:"tally"`   // nil until it ended
 	Watched *Watched `json:"watched"` // nil with one look
 }
+
+// Comparable reports whether two waves looked at the same places.
+func (i *Info) Comparable(o *Info) bool { return i.Scope == o.Scope && i.Covers == o.Covers }
