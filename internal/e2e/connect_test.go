@@ -27,12 +27,11 @@ import (
 	reporting "gatehouse/internal/report"
 )
 
-// startConnect runs gatehouse connect for g, with the key from a file, and
-// returns where it listens.
-func startConnect(t *testing.T, g *gate, token string, args ...string) string {
+// serve runs a command that serves until Ctrl-C, which it gets in the end, and
+// after which it has to end well. It returns its process and its output.
+func serve(t *testing.T, words []string) (*exec.Cmd, io.Reader) {
 	t.Helper()
-	args = append([]string{"connect", g.url, "--listen", "127.0.0.1:0", "--ca", g.ca, "--key-file", file(t, "key", token+"\n")}, args...)
-	cmd := exec.Command(gatehouse, args...)
+	cmd := exec.Command(words[0], words[1:]...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), noRest}
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -46,9 +45,18 @@ func startConnect(t *testing.T, g *gate, token string, args ...string) string {
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(os.Interrupt)
 		if err := cmd.Wait(); err != nil {
-			t.Errorf("connect after Ctrl-C: %v", err)
+			t.Errorf("%v after Ctrl-C: %v", words, err)
 		}
 	})
+	return cmd, out
+}
+
+// startConnect runs gatehouse connect for g, with the key from a file, and
+// returns where it listens.
+func startConnect(t *testing.T, g *gate, token string, args ...string) string {
+	t.Helper()
+	args = append([]string{"connect", g.url, "--listen", "127.0.0.1:0", "--ca", g.ca, "--key-file", file(t, "key", token+"\n")}, args...)
+	_, out := serve(t, append([]string{gatehouse}, args...))
 	line, err := bufio.NewReader(out).ReadString('\n')
 	words := strings.Fields(line)
 	if err != nil || len(words) < 3 || !strings.HasPrefix(words[2], "http://127.0.0.1:") {

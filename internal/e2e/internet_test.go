@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gatehouse/internal/ollama/ollamatest"
+	"gatehouse/internal/ollama/realollama"
 )
 
 // The simulated internet: networks with public addresses, which lead nowhere
@@ -458,7 +459,7 @@ func (i *internet) enter() []string {
 // a wave, it becomes the internet of that wave.
 func beInternet(in io.Reader, out io.Writer) error {
 	for n := range networks {
-		if err := giveLoopback(n); err != nil {
+		if err := realollama.GiveLoopback("lo:"+strconv.Itoa(n), addressIn(n, inNetwork), net.CIDRMask(networkBits, 32)); err != nil {
 			return fmt.Errorf("network %v: %w", prefixOf(n), err)
 		}
 	}
@@ -496,43 +497,6 @@ func beInternet(in io.Reader, out io.Writer) error {
 		d.close()
 	}
 	return lines.Err()
-}
-
-// giveLoopback has the loopback device take every address of a network, as it
-// takes all of 127.0.0.0/8.
-func giveLoopback(n int) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	up, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	up.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, up); err != nil {
-		return err
-	}
-	for _, set := range []struct {
-		request uint
-		addr    netip.Addr
-	}{
-		{unix.SIOCSIFADDR, addressIn(n, inNetwork)},
-		{unix.SIOCSIFNETMASK, netip.AddrFrom4([4]byte(net.CIDRMask(networkBits, 32)))},
-	} {
-		req, err := unix.NewIfreq("lo:" + strconv.Itoa(n))
-		if err != nil {
-			return err
-		}
-		if err := req.SetInet4Addr(set.addr.AsSlice()); err != nil {
-			return err
-		}
-		if err := unix.IoctlIfreq(fd, set.request, req); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // door is a listener with whoever is behind it.

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 
 	"gatehouse/internal/ollama/realollama"
@@ -24,23 +23,7 @@ import (
 func startVantage(t *testing.T, via []string) (cmd *exec.Cmd, port, tokenFile string) {
 	t.Helper()
 	args := slices.Concat(via, []string{gatehouse, "vantage", "--listen", ":0", "--state-dir", filepath.Join(t.TempDir(), "state")})
-	cmd = exec.Command(args[0], args[1:]...)
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), noRest}
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Signal(os.Interrupt)
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("vantage after Ctrl-C: %v", err)
-		}
-	})
+	cmd, out := serve(t, args)
 	token := ""
 	for lines := bufio.NewScanner(out); port == "" && lines.Scan(); {
 		if found := regexp.MustCompile(`gv_\S+@SHA256:\S+`).FindString(lines.Text()); found != "" {

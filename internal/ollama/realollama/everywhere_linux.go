@@ -97,7 +97,7 @@ func runInside(args []string) error {
 		return err
 	}
 	file.Close()
-	if err := networkUp(); err != nil {
+	if err := GiveLoopback("lo:lan", LAN, net.CIDRMask(32, 32)); err != nil {
 		return fmt.Errorf("bring up the network: %w", err)
 	}
 	server := exec.Command(args[1], args[2:]...)
@@ -126,9 +126,11 @@ func runInside(args []string) error {
 	return server.Wait()
 }
 
-// networkUp brings up the loopback device and gives it LAN too: what this
-// machine sends to an address of its own takes the loopback in any case.
-func networkUp() error {
+// GiveLoopback brings up the loopback device of the network namespace that it is
+// called in, and gives it addr under a name of its own, such as lo:lan: what a
+// machine sends to an address of its own takes the loopback in any case. With a
+// mask shorter than /32 it takes the whole network, as it does 127.0.0.0/8.
+func GiveLoopback(name string, addr netip.Addr, mask net.IPMask) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -144,16 +146,16 @@ func networkUp() error {
 	}
 	for _, set := range []struct {
 		request uint
-		addr    netip.Addr
+		to      []byte
 	}{
-		{unix.SIOCSIFADDR, LAN},
-		{unix.SIOCSIFNETMASK, netip.MustParseAddr("255.255.255.255")},
+		{unix.SIOCSIFADDR, addr.AsSlice()},
+		{unix.SIOCSIFNETMASK, mask},
 	} {
-		req, err := unix.NewIfreq("lo:lan")
+		req, err := unix.NewIfreq(name)
 		if err != nil {
 			return err
 		}
-		if err := req.SetInet4Addr(set.addr.AsSlice()); err != nil {
+		if err := req.SetInet4Addr(set.to); err != nil {
 			return err
 		}
 		if err := unix.IoctlIfreq(fd, set.request, req); err != nil {
