@@ -2,6 +2,7 @@ package notice
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -92,9 +93,19 @@ func submission(server string) (host string, port int, secure gomail.Option, err
 	case port == tlsPort:
 		return host, port, gomail.WithSSL(), nil
 	case here(host):
-		return host, port, gomail.WithTLSPolicy(gomail.TLSOpportunistic), nil
+		return host, port, opportunistic, nil
 	}
 	return host, port, gomail.WithTLSPolicy(gomail.TLSMandatory), nil
+}
+
+// opportunistic takes TLS where it is offered, whatever the certificate says (RFC
+// 7435): a mail server on this machine has the one that its package made up, and
+// may want TLS before a password.
+func opportunistic(c *gomail.Client) error {
+	if err := gomail.WithTLSConfig(&tls.Config{InsecureSkipVerify: true})(c); err != nil {
+		return err
+	}
+	return gomail.WithTLSPolicy(gomail.TLSOpportunistic)(c)
 }
 
 func (m *Mail) options(ctx context.Context, host string, port int) []gomail.Option {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	gomail "github.com/wneessen/go-mail"
 )
 
 // TestSlack: what a message says is text to Slack, and calls nobody.
@@ -58,6 +60,32 @@ func TestRetryAfter(t *testing.T) {
 	for header, want := range map[string]time.Duration{"": 0, "120": 2 * time.Minute, "-1": 0, "nonsense": 0, "Thu, 01 Jan 1970 00:00:00 GMT": 0} {
 		if got := retryAfter(header); got != want {
 			t.Errorf("%q: %s, want %s", header, got, want)
+		}
+	}
+}
+
+// TestSubmission: what leaves this machine is never sent in the clear.
+func TestSubmission(t *testing.T) {
+	for server, want := range map[string]string{
+		"mail.example.org":     "TLSMandatory",
+		"mail.example.org:25":  "TLSMandatory",
+		"[2001:db8::25]:587":   "TLSMandatory",
+		"localhost:25":         "TLSOpportunistic",
+		"[::1]:587":            "TLSOpportunistic",
+		"mail.example.org:465": "", // TLS from the first byte
+	} {
+		host, port, secure, err := submission(server)
+		if err != nil {
+			t.Errorf("%s: %v", server, err)
+			continue
+		}
+		c, err := gomail.NewClient(host, gomail.WithPort(port), secure)
+		if err != nil {
+			t.Errorf("%s: %v", server, err)
+			continue
+		}
+		if got := c.TLSPolicy(); want != "" && got != want {
+			t.Errorf("%s: %s, want %s", server, got, want)
 		}
 	}
 }

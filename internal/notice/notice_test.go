@@ -2,6 +2,7 @@ package notice_test
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
 	"github.com/go-json-experiment/json/jsontext"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -237,6 +239,53 @@ func TestMail(t *testing.T) {
 	in.mu.Unlock()
 	if err := c.Send(t.Context(), message()); err == nil {
 		t.Error("a mail that was not taken counts as delivered")
+	}
+}
+
+// login is a session of a server that wants TLS and a password.
+type login struct{ *session }
+
+func (login) AuthMechanisms() []string { return []string{sasl.Plain} }
+func (login) Auth(string) (sasl.Server, error) {
+	return sasl.NewPlainServer(func(_, user, password string) error {
+		if user != "gatehouse" || password != "right" {
+			return smtp.ErrAuthFailed
+		}
+		return nil
+	}), nil
+}
+
+// TestMailLogin: a mail server on this machine, with the certificate that its
+// package made up, takes a password after STARTTLS and not before.
+func TestMailLogin(t *testing.T) {
+	in := &inbox{}
+	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) {
+		if _, secure := c.TLSConnectionState(); !secure {
+			return &session{in}, nil // which knows no login
+		}
+		return login{&session{in}}, nil
+	}))
+	made := httptest.NewUnstartedServer(nil) // for its certificate, which nobody trusts
+	made.StartTLS()
+	defer made.Close()
+	srv.Domain, srv.TLSConfig = "localhost", &tls.Config{Certificates: made.TLS.Certificates}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = srv.Serve(l) }()
+	defer func() { _ = srv.Close(); <-done }()
+	o := notice.Options{Mail: notice.Mail{Server: l.Addr().String(), From: "gatehouse@example.org", User: "gatehouse", Password: "wrong"}}
+	if err := parse(t, "mailto:ops@example.org", o).Send(t.Context(), message()); err == nil || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("with a wrong password: %v", err)
+	}
+	o.Mail.Password = "right"
+	if err := parse(t, "mailto:ops@example.org", o).Send(t.Context(), message()); err != nil {
+		t.Error(err)
+	}
+	if len(in.mails) != 1 {
+		t.Errorf("%d mails came, want 1", len(in.mails))
 	}
 }
 
