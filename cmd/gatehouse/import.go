@@ -133,6 +133,10 @@ func (c *importCmd) judge(ctx context.Context, s streams) error {
 		}
 	}()
 
+	note, err := j.noted()
+	if err != nil {
+		return err
+	}
 	failing := false
 	b := batch{keep: func(list []wave.Observation) error {
 		if w.Keeper != nil {
@@ -141,6 +145,7 @@ func (c *importCmd) judge(ctx context.Context, s streams) error {
 			}
 		}
 		for i := range list {
+			note(&list[i].Record) // what was kept has its notes
 			failing = failing || j.outputs.fails(&list[i].Record)
 			if err := lines(list[i].Record); err != nil {
 				return err

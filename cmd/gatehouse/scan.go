@@ -420,11 +420,9 @@ func (j *job) run(ctx context.Context) error {
 	}
 	defer closeLines()
 	var failing atomic.Bool
-	note := func(*wave.Record) {}
-	if j.kept != nil {
-		if note, err = j.kept.Store().Noted(time.Now()); err != nil {
-			return err
-		}
+	note, err := j.noted()
+	if err != nil {
+		return err
 	}
 	fails := func(r wave.Record) error {
 		if j.outputs.fails(&r) {
@@ -656,6 +654,14 @@ func (o *Outputs) canWrite() error {
 		return usage(fmt.Errorf("--out %s: %w", o.Out, err), "--out takes a file that can be written")
 	}
 	return nil
+}
+
+// noted puts what people said of a place on its record, where waves are kept.
+func (j *job) noted() (func(*wave.Record), error) {
+	if j.kept == nil {
+		return func(*wave.Record) {}, nil
+	}
+	return j.kept.Store().Noted(time.Now())
 }
 
 // fails reports whether r has a finding that decides the exit code. What somebody
