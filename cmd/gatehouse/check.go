@@ -19,6 +19,7 @@ import (
 	"gatehouse/internal/report"
 	"gatehouse/internal/scope"
 	"gatehouse/internal/target"
+	"gatehouse/internal/vantage"
 	"gatehouse/internal/wave"
 )
 
@@ -32,6 +33,7 @@ type checkCmd struct {
 	Outside fromFlags `embed:""`
 
 	facts *harden.Facts // how the machine is set up; nil when nobody looked
+	seen  view          // how it looks from a vantage
 }
 
 // Setup says where set-ups lie besides the usual places.
@@ -44,14 +46,21 @@ type Setup struct {
 func (checkCmd) Help() string {
 	return `Asks every address of this machine, loopback included, from this machine itself, and reads how the machine is set up: services, containers, compose files, proxies, tunnels and the firewall. The verdict comes first, then why, then the fix. What answers is also asked to prove what it lets strangers do. Nothing is changed.
 
-It works without root, and says what it could not see. A firewall in front of the machine does not show from here.
+It works without root, and says what it could not see. A firewall in front of the machine does not show from here: with --from, a vantage of yours looks too, and what answers it counts most.
 
-Exits with 3 when an Ollama without a lock can be reached by others than this machine's own programs, with 0 otherwise.`
+Exits with 3 when an Ollama without a lock can be reached by others than this machine's own programs, else with 1 when the vantage of --from could not be asked, with 0 otherwise.`
 }
 
 // Run looks at every address this machine has, from this machine: what a
 // service listens on shows, what a firewall lets through does not.
 func (c *checkCmd) Run(ctx context.Context, s streams) error {
+	from, err := c.Outside.open()
+	if err != nil {
+		return err
+	}
+	if from != nil && len(c.Ports) > vantage.MaxPorts {
+		return usage(fmt.Errorf("a vantage looks at %d ports at most", vantage.MaxPorts), "name fewer with --ports")
+	}
 	m, err := c.Setup.machine()
 	if err != nil {
 		return err
@@ -59,15 +68,8 @@ func (c *checkCmd) Run(ctx context.Context, s streams) error {
 	limit, cancel := context.WithTimeout(ctx, inspectTime)
 	defer cancel()
 	c.facts = harden.Inspect(limit, m)
-	w := s.err // standard output is for records, where those are asked for
-	if c.Format == "table" && c.Out == "" {
-		w = s.out
-	}
-	open, err := c.Outside.look(ctx, w, c.ports())
-	if err != nil {
-		return err
-	}
-	return joinOutside(open, c.check(ctx, s, m.Addresses))
+	c.seen = from.look(ctx, c.ports())
+	return c.seen.join(s, c.check(ctx, s, m.Addresses))
 }
 
 // inspectTime bounds the reading of the set-up; what is not read by then is not seen.
@@ -109,9 +111,9 @@ func (c *checkCmd) check(ctx context.Context, s streams, addrs []netip.Addr) err
 		verdict := c.judge(addrs, records)
 		open = verdict.Open()
 		if c.Format == "table" && c.Out == "" {
-			return c.print(s, sum, records, verdict)
+			return c.print(s, sum, records, verdict, addrs)
 		}
-		return c.write(&j, sum, records)
+		return j.outputs.write(s, sum, report.Records(append(records, c.seen.records(w.ID, sum.Ended)...)))
 	}
 	if err := j.run(ctx); err != nil {
 		return err
@@ -128,39 +130,17 @@ func (c *checkCmd) judge(addrs []netip.Addr, records []wave.Record) harden.Verdi
 	if facts == nil {
 		facts = harden.Inspect(context.Background(), harden.Machine{Addresses: addrs})
 	}
-	return facts.Judge(answersOf(records, ""))
-}
-
-// answersOf is what places said, for a verdict; from is who asked, "" this machine.
-func answersOf(records []wave.Record, from string) (answers []harden.Answer) {
+	answers := c.seen.answers()
 	for _, r := range records {
 		if a, err := netip.ParseAddr(r.Address); err == nil {
-			answers = append(answers, harden.Answer{Place: netip.AddrPortFrom(a, r.Port), Said: string(r.Outcome), From: from})
+			answers = append(answers, harden.Answer{Place: netip.AddrPortFrom(a, r.Port), Said: string(r.Outcome)})
 		}
 	}
-	return answers
-}
-
-// write gives the records in the format asked for.
-func (c *checkCmd) write(j *job, sum wave.Summary, records []wave.Record) error {
-	j.finish = nil
-	if c.Format == "jsonl" {
-		lines, end, err := j.lines(&report.Meter{})
-		if err != nil {
-			return err
-		}
-		for _, r := range records {
-			if err := lines(r); err != nil {
-				return err
-			}
-		}
-		return end()
-	}
-	return j.write(sum)
+	return facts.Judge(answers)
 }
 
 // print says the verdict first, then why, then what it rests on, then what to do.
-func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record, v harden.Verdict) error {
+func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record, v harden.Verdict, own []netip.Addr) error {
 	o := options(s.out) // which has a width
 	slices.SortStableFunc(records, func(a, b wave.Record) int {
 		return cmp.Or(cmp.Compare(reachOf(b), reachOf(a)), report.Compare(a, b))
@@ -191,7 +171,10 @@ func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record, v h
 		line := fmt.Sprintf("   %-9s  %-*s  %s", r.Outcome, wide, place(r), describe(r))
 		fmt.Fprintln(&b, ansi.Truncate(line, o.Width, "…"))
 	}
-	fmt.Fprintf(&b, "\n Asked from this machine itself: a firewall between it and the others does not\n show here. To see what others see, run gatehouse scan on another machine.\n")
+	if c.seen.from == "" {
+		fmt.Fprintf(&b, "\n Asked from this machine itself: a firewall between it and the others does not\n show here. What others see: gatehouse vantage on another machine of yours, then\n gatehouse check --from.\n")
+	}
+	c.seen.print(&b, o.Width, own)
 	if v.Level == harden.LocalOnly {
 		fmt.Fprintf(&b, " Only programs on this machine reach it, which is Ollama's default.\n")
 	}
@@ -212,7 +195,7 @@ func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record, v h
 // printCauses says why, each with the place where it is written.
 func printCauses(b *strings.Builder, width int, v harden.Verdict) {
 	for _, c := range v.Causes {
-		if c.Kind == harden.Unexplained && c.Says == "answers" {
+		if c.Kind == harden.Unexplained && c.Says == "answers" && c.Seen == "" {
 			continue // the answers are listed below
 		}
 		para(b, width, "   ", c.Place.String())
@@ -230,6 +213,9 @@ func printCauses(b *strings.Builder, width int, v harden.Verdict) {
 			means += "; the firewall closes it for IPv6 and leaves IPv4 open"
 		}
 		para(b, width, "     ", means+".")
+		if c.Seen != "" {
+			para(b, width, "     ", "From outside: "+c.Seen+".")
+		}
 		fmt.Fprintln(b)
 	}
 }

@@ -163,6 +163,17 @@ func (u *usageError) Unwrap() error { return u.err }
 
 func usage(err error, hint string) error { return &usageError{err, hint} }
 
+// failedError is what could not be done, with what may help.
+type failedError struct {
+	err  error
+	hint string // names the flag
+}
+
+func (f *failedError) Error() string { return f.err.Error() }
+func (f *failedError) Unwrap() error { return f.err }
+
+func failed(err error, hint string) error { return &failedError{err, hint} }
+
 // eachLine puts what before every line of err: each is a mistake of its own.
 func eachLine(what string, err error) error {
 	var errs []error
@@ -189,6 +200,10 @@ func complain(w io.Writer, err error) int {
 			fmt.Fprintf(w, "hint: %s\n", u.hint)
 		}
 		return exitUsage
+	}
+	if f, ok := errors.AsType[*failedError](err); ok {
+		fmt.Fprintf(w, "hint: %s\n", f.hint)
+		return exitFailed
 	}
 	if hint := storeHint(err); hint != "" {
 		fmt.Fprintf(w, "hint: %s\n", hint)

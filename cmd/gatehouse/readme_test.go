@@ -396,7 +396,7 @@ func TestReadmeCheck(t *testing.T) {
 	onLAN.Address = "192.168.1.20"
 	var out strings.Builder
 	both := []wave.Record{records[0], onLAN}
-	if err := (&checkCmd{}).print(streams{out: &out}, sum, both, (&checkCmd{}).judge(nil, both)); err != nil {
+	if err := (&checkCmd{}).print(streams{out: &out}, sum, both, (&checkCmd{}).judge(nil, both), nil); err != nil {
 		t.Fatal(err)
 	}
 	blocks := fences(readme(t), "text")

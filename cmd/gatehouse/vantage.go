@@ -13,21 +13,26 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
+	"github.com/charmbracelet/x/ansi"
 	"golang.org/x/net/netutil"
 
 	"gatehouse/internal/connect"
 	"gatehouse/internal/finding"
+	"gatehouse/internal/harden"
 	"gatehouse/internal/report"
 	"gatehouse/internal/vantage"
+	"gatehouse/internal/wave"
 )
 
 type vantageCmd struct {
@@ -137,74 +142,218 @@ type fromFlags struct {
 	FromToken string `help:"File with the vantage's token, which only you may read." placeholder:"FILE"`
 }
 
-// look asks the vantage by IPv4 and by IPv6, says on w what it saw, and reports
-// whether an Ollama answered it.
-func (f *fromFlags) look(ctx context.Context, w io.Writer, ports []uint16) (open bool, err error) {
+// viewpoint is a vantage that can be asked; nil is none.
+type viewpoint struct {
+	at    string // host and port
+	token string
+	pin   connect.Pin
+}
+
+// open reads the token, and returns nil where nobody is to be asked.
+func (f *fromFlags) open() (*viewpoint, error) {
 	if f.From == "" {
-		return false, nil
+		if f.FromToken != "" {
+			return nil, usage(errors.New("--from-token without a vantage"), "name it with --from, such as --from there.example:7443")
+		}
+		return nil, nil
 	}
 	host, _, err := net.SplitHostPort(f.From)
 	if err != nil || host == "" {
-		return false, usage(fmt.Errorf("--from %s: not a host with a port", f.From), "such as --from there.example:7443")
+		return nil, usage(fmt.Errorf("--from %s: not a host with a port", f.From), "such as --from there.example:7443")
 	}
 	if f.FromToken == "" {
-		return false, usage(errors.New("--from without a token"), "put the token that gatehouse vantage printed into a file, and name it with --from-token")
+		return nil, usage(errors.New("--from without a token"), "put the token that gatehouse vantage printed into a file, and name it with --from-token")
 	}
 	text, err := connect.ReadKey(f.FromToken)
 	if err != nil {
-		return false, usage(err, "--from-token takes a file that holds the token and is yours alone")
+		return nil, usage(err, "--from-token takes a file that holds the token and is yours alone")
 	}
 	token, fingerprint, _ := strings.Cut(text, "@")
 	pin, err := connect.ParsePin(fingerprint)
 	if err != nil {
-		return false, usage(fmt.Errorf("%s: not a token as gatehouse vantage prints it", f.FromToken), "it is gv_…@SHA256:…")
+		return nil, usage(fmt.Errorf("%s: not a token as gatehouse vantage prints it", f.FromToken), "it is gv_…@SHA256:…")
 	}
-	if len(ports) > vantage.MaxPorts {
-		return false, usage(fmt.Errorf("a vantage looks at %d ports at most", vantage.MaxPorts), "name fewer with --ports")
+	return &viewpoint{f.From, token, pin}, nil
+}
+
+// view is how this machine looks from a vantage. The zero view is of nobody.
+type view struct {
+	from  string
+	looks []familyLook
+	left  []uint16 // ports that the vantage was not asked about
+}
+
+// familyLook is what a vantage saw by IPv4 or by IPv6, or why it did not look.
+type familyLook struct {
+	family string
+	answer vantage.Answer
+	err    error
+}
+
+// look asks the vantage by both families at a time, about as many ports as one
+// question has room for.
+func (v *viewpoint) look(ctx context.Context, ports []uint16) view {
+	if v == nil {
+		return view{}
 	}
-	var answers []vantage.Answer
-	var lines []string
-	for _, version := range []string{"4", "6"} {
-		family := "IPv" + version
-		a, err := vantage.Ask(ctx, "tcp"+version, f.From, token, pin.Config(), ports)
-		if err != nil {
-			lines = append(lines, fmt.Sprintf("   %s  not looked at: %s", family, report.Clean(whyNot(err))))
+	asked := ports[:min(len(ports), vantage.MaxPorts)]
+	seen := view{from: v.at, looks: make([]familyLook, 2), left: ports[len(asked):]}
+	var wg sync.WaitGroup
+	for i, version := range []string{"4", "6"} {
+		wg.Go(func() {
+			a, err := vantage.Ask(ctx, "tcp"+version, v.at, v.token, v.pin.Config(), asked)
+			seen.looks[i] = familyLook{"IPv" + version, a, err}
+		})
+	}
+	wg.Wait()
+	return seen
+}
+
+// untested says why nothing is known from outside, nil where something is or
+// nobody was asked.
+func (v *view) untested() error {
+	var whys []string
+	for _, l := range v.looks {
+		if l.err == nil {
+			return nil
+		}
+		// That a vantage has no address of a family says less than what the other says.
+		if why := whyNot(l.err); !slices.Contains(whys, why) && (why != noAddress || len(whys) == 0) {
+			whys = append(slices.DeleteFunc(whys, func(w string) bool { return w == noAddress }), why)
+		}
+	}
+	if len(whys) == 0 {
+		return nil
+	}
+	return failed(fmt.Errorf("not tested from outside: the vantage at %s: %s", v.from, strings.Join(whys, "; ")),
+		"start gatehouse vantage there, or name another with --from and its token with --from-token")
+}
+
+// answers is what was seen, for a verdict.
+func (v *view) answers() (answers []harden.Answer) {
+	for _, l := range v.looks {
+		for _, p := range l.answer.Ports {
+			answers = append(answers, harden.Answer{Place: netip.AddrPortFrom(l.answer.Address.Unmap(), p.Port), Said: string(p.Outcome), From: v.from})
+		}
+	}
+	return answers
+}
+
+// records are the same as a scan has them, marked with who looked.
+func (v *view) records(waveID string, now time.Time) (records []wave.Record) {
+	for _, l := range v.looks {
+		for _, p := range l.answer.Ports {
+			r := wave.Record{
+				Wave: waveID, Target: l.answer.Address.String(), Address: l.answer.Address.Unmap().String(), Port: p.Port, ObservedAt: now, From: v.from,
+				Verdict: finding.Verdict{Outcome: p.Outcome, Reason: p.Reason, Identity: finding.Identity{Version: p.Version}},
+			}
+			if p.Outcome == finding.Open {
+				r.Identity.Product = "ollama"
+			}
+			records = append(records, r)
+		}
+	}
+	return records
+}
+
+// print writes what was seen, place by place.
+func (v *view) print(b *strings.Builder, width int, own []netip.Addr) {
+	if v.from == "" {
+		return
+	}
+	if err := v.untested(); err != nil {
+		fmt.Fprintln(b)
+		text := err.Error()
+		para(b, width, " ", strings.ToUpper(text[:1])+text[1:]+".")
+		return
+	}
+	fmt.Fprintf(b, "\n Seen from %s:\n", report.Clean(v.from))
+	type line struct{ family, outcome, place, what string }
+	var lines []line
+	wide, loops := 0, false
+	var foreign []string
+	for _, l := range v.looks {
+		if l.err != nil {
+			lines = append(lines, line{family: l.family, what: "not looked at: " + whyNot(l.err)})
 			continue
 		}
-		answers = append(answers, a)
-		for _, p := range a.Ports {
+		addr := l.answer.Address.Unmap()
+		loops = loops || addr.IsLoopback()
+		isOpen := func(p vantage.Seen) bool { return p.Outcome == finding.Open } // which is told as a reason
+		if !slices.Contains(own, addr) && !slices.ContainsFunc(l.answer.Ports, isOpen) {
+			foreign = append(foreign, addr.String())
+		}
+		for _, p := range l.answer.Ports {
 			what := p.Reason
 			if p.Outcome == finding.Open {
-				open = true
 				what = "Ollama " + p.Version
 			}
-			place := net.JoinHostPort(a.Address.String(), strconv.Itoa(int(p.Port)))
-			lines = append(lines, fmt.Sprintf("   %s  %-9s  %s  %s", family, report.Clean(string(p.Outcome)), place, report.Clean(what)))
+			place := net.JoinHostPort(addr.String(), strconv.Itoa(int(p.Port)))
+			wide = max(wide, len(place))
+			lines = append(lines, line{l.family, string(p.Outcome), place, what})
 		}
 	}
-	if len(answers) == 0 {
-		return false, fmt.Errorf("ask the vantage at %s:\n%s", f.From, strings.Join(lines, "\n"))
+	for _, l := range lines {
+		text := "   " + l.family + "  " + l.what
+		if l.place != "" {
+			text = fmt.Sprintf("   %s  %-9s  %-*s  %s", l.family, l.outcome, wide, l.place, l.what)
+		}
+		fmt.Fprintln(b, ansi.Truncate(report.Clean(text), width, "…"))
 	}
-	verdict := "NOT OPEN FROM OUTSIDE, as far as the vantage could look."
-	if open {
-		verdict = "OPEN FROM OUTSIDE: Ollama answers the vantage, without a lock."
+	var notes []string
+	if len(v.left) > 0 {
+		notes = append(notes, fmt.Sprintf("It was not asked about %s: --ports says which it is.", portList(v.left)))
 	}
-	_, err = fmt.Fprintf(w, "\n %s\n\n Seen from %s:\n\n%s\n\n What it looks at is the address that this machine has there: behind NAT, that of\n the router.\n",
-		verdict, report.Clean(f.From), strings.Join(slices.Compact(lines), "\n"))
-	return open, err
+	if loops {
+		notes = append(notes, "That vantage is on this machine: what it sees is not the outside.")
+	}
+	for _, a := range foreign {
+		notes = append(notes, a+" is no address of this machine: what was looked at is what stands there, such as a router.")
+	}
+	for _, n := range notes {
+		para(b, width, " ", n)
+	}
 }
 
-// joinOutside adds what was seen from outside to how the check ended.
-func joinOutside(open bool, err error) error {
-	if open && err == nil {
-		return codeError(exitFindings)
+func portList(ports []uint16) string {
+	var words []string
+	for _, p := range ports {
+		words = append(words, strconv.Itoa(int(p)))
 	}
-	return err
+	if len(words) == 1 {
+		return "port " + words[0]
+	}
+	return "ports " + strings.Join(words, ", ")
 }
 
+const noAddress = "the vantage has no such address"
+
+// whyNot is why a vantage did not look, in words for who asked it.
 func whyNot(err error) string {
-	if addr := new(net.AddrError); errors.As(err, &addr) {
-		return "the vantage has no such address"
+	switch addr := new(net.AddrError); {
+	case errors.As(err, &addr):
+		return noAddress
+	case errors.Is(err, connect.ErrPin):
+		return connect.ErrPin.Error() + ": it is another vantage, or one that was set up anew"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "nothing listens there"
 	}
 	return connect.Why(err)
+}
+
+// join ends a command that asked a vantage: where the vantage could not be asked,
+// that is no less an error than others, and a verdict that is bad anyhow counts
+// more.
+func (v *view) join(s streams, err error) error {
+	untested := v.untested()
+	if untested == nil {
+		return err
+	}
+	if err == nil {
+		return untested
+	}
+	if code, ok := errors.AsType[codeError](err); ok && code == exitFindings {
+		complain(s.err, untested)
+	}
+	return err
 }

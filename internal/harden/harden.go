@@ -98,7 +98,8 @@ const (
 	KubeHost         Kind = "kube-host" // hostNetwork or hostPort
 	ProxyOpen        Kind = "proxy-open"
 	TunnelOpen       Kind = "tunnel-open"
-	AnyOrigin        Kind = "any-origin" // OLLAMA_ORIGINS lets web pages in
+	AnyOrigin        Kind = "any-origin"   // OLLAMA_ORIGINS lets web pages in
+	OutsideOpen      Kind = "outside-open" // it answers who looked from outside, and nothing of the set-up says why
 	Unexplained      Kind = "unexplained"
 )
 
@@ -114,6 +115,7 @@ type Cause struct {
 
 	V4, V6 Reach  // how far they may be who come in, firewall considered
 	Behind string // the firewall's rule that alone keeps them out
+	Seen   string // what who looked from outside saw of its doors, "" when nobody did
 
 	unit      *unit
 	container *container

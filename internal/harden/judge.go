@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -32,10 +33,9 @@ type Verdict struct {
 	Level Level
 	Says  string // in a sentence
 	// Later is the verdict once what is stopped starts again, where that is worse.
-	Later    Level
-	Causes   []Cause // why, the worst first; those that have no effect now at the end
-	Unseen   []Unseen
-	Answered []Answer // from outside, where they say other than what was to be expected
+	Later  Level
+	Causes []Cause // why, the worst first; those that have no effect now at the end
+	Unseen []Unseen
 }
 
 // Open reports whether others than this machine's own programs can get in.
@@ -44,10 +44,12 @@ func (v *Verdict) Open() bool {
 }
 
 // Judge says how open the machine is, and why. Answers are what its places said
-// to whoever asked; without any, what listens counts. Nothing counts as closed for
-// not having been seen.
+// to whoever asked; where the machine did not ask itself, what listens counts.
+// What answered from outside counts more than whatever was read. Nothing counts as
+// closed for not having been seen.
 func (f *Facts) Judge(answers []Answer) Verdict {
 	v := Verdict{Unseen: slices.Clone(f.Unseen)}
+	asked := slices.ContainsFunc(answers, func(a Answer) bool { return a.From == "" })
 	now, later := Nobody, Nobody
 	pages, pagesLater, behind, guarded, local := false, false, "", len(f.Guarded) > 0, false
 	explained := map[netip.AddrPort]bool{}
@@ -78,24 +80,22 @@ func (f *Facts) Judge(answers []Answer) Verdict {
 			local = true
 		case a.Said == "open":
 			local = true
-			far := ReachOf(a.Place.Addr())
 			if a.From != "" {
-				now = max(now, far) // seen from there, whatever a rule says
+				now = max(now, ReachOf(a.Place.Addr())) // seen from there, whatever a rule says
 			}
 			if explained[a.Place] {
 				continue
 			}
-			v.Causes = append(v.Causes, Cause{
-				Kind: Unexplained, Place: Place{File: a.Place.String()}, Says: "answers", Means: "Ollama answers here, and nothing that could be read says why",
-				Doors: []Door{{Addr: a.Place.Addr(), Port: a.Place.Port()}}, Live: true, V4: far,
-			})
-			now = max(now, far)
+			c := f.unexplained(a, answers)
+			now = max(now, c.Reach())
+			v.Causes = append(v.Causes, c)
 		}
 	}
 	for _, s := range f.Listeners {
-		local = local || s.Program == "ollama" && (s.Addr.IsLoopback() || len(answers) == 0)
+		local = local || s.Program == "ollama" && (s.Addr.IsLoopback() || !asked)
 	}
 	v.Level, v.Says = f.level(now, pages, behind, guarded, local || len(f.Ollama) > 0 && !f.stopped())
+	v.Says = withOutside(v, answers, now)
 	if next, _ := f.level(max(now, later), pages || pagesLater, behind, guarded, true); next != v.Level && rank(next) > rank(v.Level) && rank(next) >= rank(OpenToPages) {
 		v.Later = next
 	}
@@ -106,9 +106,90 @@ func (f *Facts) Judge(answers []Answer) Verdict {
 			}
 			return 1
 		}
-		return cmp.Or(cmp.Compare(live(a), live(b)), cmp.Compare(b.Reach(), a.Reach()))
+		beyond := func(c Cause) int { // what was seen is surer than what was read
+			if c.Kind == OutsideOpen {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(live(a), live(b)), cmp.Compare(b.Reach(), a.Reach()), cmp.Compare(beyond(a), beyond(b)))
 	})
 	return v
+}
+
+// unexplained is the cause for an answer that nothing of the set-up leads to.
+func (f *Facts) unexplained(a Answer, answers []Answer) Cause {
+	c := Cause{
+		Kind: Unexplained, Place: Place{File: a.Place.String()}, Says: "answers", Means: "Ollama answers here, and nothing that could be read says why",
+		Doors: []Door{{Addr: a.Place.Addr(), Port: a.Place.Port()}}, Live: true,
+	}
+	far := ReachOf(a.Place.Addr())
+	switch {
+	case a.From == "":
+		if outside, ok := answerAt(answers, a.Place, true); ok {
+			c.Seen = outside.sees()
+			if outside.Said != "open" {
+				far = min(far, OnNetwork)
+			}
+		}
+	case slices.Contains(f.machine.Addresses, a.Place.Addr()):
+		c.Kind, c.Says = OutsideOpen, "answers "+a.From
+		c.Means = "Ollama answers there from outside, and nothing that could be read says why"
+		c.manual = "find what leads to " + a.Place.String() + ": a program or a rule that forwards the port"
+	default:
+		c.Kind, c.Says, c.Doors = OutsideOpen, "answers "+a.From, nil // no rule of this machine closes it
+		c.Means = "Ollama answers there, which is no address of this machine: a router or a proxy in front leads to this machine, or to another behind it"
+		c.manual = "have what is at " + a.Place.Addr().String() + " forward port " + strconv.Itoa(int(a.Place.Port())) + " no more"
+	}
+	if a.Place.Addr().Is4() {
+		c.V4 = far
+	} else {
+		c.V6 = far
+	}
+	return c
+}
+
+// withOutside is a verdict's sentence with what was seen from outside in it.
+func withOutside(v Verdict, answers []Answer, now Reach) string {
+	if rank(v.Level) < rank(OpenToNetwork) && v.Level != Guarded {
+		return v.Says
+	}
+	var seen []string
+	for _, a := range answers {
+		if a.From == "" || a.Place.Addr().IsLoopback() {
+			continue
+		}
+		if a.Said == "open" && ReachOf(a.Place.Addr()) == now {
+			return "Ollama answers " + a.From + " at " + a.Place.String() + ", without a lock."
+		}
+		// Of a port that nobody has anything at, nothing is to be said.
+		if inside, ok := answerAt(answers, a.Place, false); !ok || inside.Said == "open" {
+			seen = append(seen, a.sees())
+		}
+	}
+	if len(seen) == 0 {
+		return v.Says
+	}
+	return strings.TrimSuffix(v.Says, ".") + "; " + strings.Join(seen, "; ") + "."
+}
+
+// answerAt is what a place said to this machine, or to who looked from outside;
+// that it is open counts most.
+func answerAt(answers []Answer, at netip.AddrPort, outside bool) (found Answer, ok bool) {
+	for _, a := range answers {
+		if a.Place == at && (a.From != "") == outside {
+			if found, ok = a, true; a.Said == "open" {
+				break
+			}
+		}
+	}
+	return found, ok
+}
+
+// sees is what somebody outside sees, in a sentence.
+func (a Answer) sees() string {
+	how := map[string]string{"open": "gets in", "guarded": "is asked for credentials", "refused": "is refused", "silent": "gets no answer"}[a.Said]
+	return a.From + " " + cmp.Or(how, "finds no Ollama") + " at " + a.Place.String()
 }
 
 // stopped reports whether nothing of what was found of Ollama runs.
@@ -162,18 +243,8 @@ func (f *Facts) addresses(d Door) (list []netip.Addr) {
 
 // weigh says how far away they may be who come in by a cause.
 func (f *Facts) weigh(c *Cause, answers []Answer) {
-	said := func(at netip.AddrPort, outside bool) string {
-		word := ""
-		for _, a := range answers {
-			if a.Place == at && (a.From != "") == outside {
-				if word = a.Said; word == "open" {
-					break
-				}
-			}
-		}
-		return word
-	}
 	live := false
+	var seen []string
 	for _, d := range c.Doors {
 		if d.Far != Nobody {
 			c.V4, c.V6 = max(c.V4, d.Far), max(c.V6, d.Far)
@@ -182,7 +253,9 @@ func (f *Facts) weigh(c *Cause, answers []Answer) {
 		}
 		for _, a := range f.addresses(d) {
 			at := netip.AddrPortFrom(a, d.Port)
-			within, without := said(at, false), said(at, true)
+			inside, _ := answerAt(answers, at, false)
+			outside, looked := answerAt(answers, at, true)
+			within, without := inside.Said, outside.Said
 			far := ReachOf(a)
 			if within == "guarded" && without != "open" {
 				continue
@@ -194,7 +267,14 @@ func (f *Facts) weigh(c *Cause, answers []Answer) {
 			if without != "open" {
 				far = f.through(c, d, a, far)
 			}
-			if without != "" && without != "open" {
+			if looked {
+				says := outside.sees()
+				if far == OnInternet && (without == "refused" || without == "silent") {
+					says += ": something that does not show here keeps it out"
+				}
+				seen = append(seen, says)
+			}
+			if looked && without != "open" {
 				far = min(far, OnNetwork) // seen from outside to be shut; who is nearer was not asked
 			}
 			if a.Is4() {
@@ -204,6 +284,7 @@ func (f *Facts) weigh(c *Cause, answers []Answer) {
 			}
 		}
 	}
+	c.Seen = strings.Join(seen, "; ")
 	if len(c.Doors) > 0 {
 		c.Live = live || c.Live && c.Reach() > Nobody
 	}

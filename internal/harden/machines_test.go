@@ -434,27 +434,47 @@ func TestGate(t *testing.T) {
 }
 
 // TestFromOutside: what somebody sees from outside counts more than any rule that
-// was read, and what was not asked is not closed.
+// was read, stands first among the reasons, and what was not asked is not closed.
 func TestFromOutside(t *testing.T) {
 	all := fixtures(t)
-	public := netip.MustParseAddrPort("78.46.10.20:11434")
-	public6 := netip.MustParseAddrPort("[2a01:4f8:1:2::1]:11434")
+	at := netip.MustParseAddrPort
+	public, public6, router := at("78.46.10.20:11434"), at("[2a01:4f8:1:2::1]:11434"), at("203.0.113.9:11434")
 	for _, c := range []struct {
 		name    string
 		answers []Answer
 		want    Level
+		says    string
+		first   string // of the causes: its kind, and what was seen
 	}{
-		{"nft-both-families", nil, Guarded},
-		{"nft-both-families", []Answer{{public, "open", "vantage"}}, OpenToInternet},
-		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}}, OpenToInternet},
-		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}, {public, "silent", "vantage"}}, OpenToInternet}, // IPv6 was not asked
-		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}, {public, "silent", "vantage"}, {public6, "silent", "vantage"}}, OpenToNetwork},
-		{"process-by-hand", []Answer{{public, "guarded", ""}, {public6, "guarded", ""}}, Guarded},
-		{"no-ollama", []Answer{{netip.MustParseAddrPort("192.168.1.20:8080"), "open", ""}}, OpenToNetwork},
+		{"nft-both-families", nil, Guarded, "a firewall alone stands before Ollama", "unit-host"},
+		// The rules that were read keep it out, and somebody got in all the same.
+		{"nft-both-families", []Answer{{public, "open", "there:1"}}, OpenToInternet, "Ollama answers there:1 at 78.46.10.20:11434, without a lock.", "unit-host there:1 gets in at 78.46.10.20:11434"},
+		{"nft-both-families", []Answer{{public, "silent", "there:1"}}, Guarded, "; there:1 gets no answer at 78.46.10.20:11434.", "unit-host there:1 gets no answer at 78.46.10.20:11434"},
+		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}}, OpenToInternet, "from anywhere", "process-host"},
+		// IPv6 was not asked.
+		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}, {public, "silent", "there:1"}}, OpenToInternet, "from anywhere, without a lock; there:1 gets no answer at 78.46.10.20:11434.", "process-host there:1 gets no answer at 78.46.10.20:11434: something that does not show here keeps it out"},
+		{"process-by-hand", []Answer{{public, "open", ""}, {public6, "open", ""}, {public, "silent", "there:1"}, {public6, "refused", "there:1"}}, OpenToNetwork, "on this machine's network, without a lock; there:1 gets no answer at 78.46.10.20:11434; there:1 is refused at [2a01:4f8:1:2::1]:11434.", "process-host"},
+		{"process-by-hand", []Answer{{public, "guarded", ""}, {public6, "guarded", ""}}, Guarded, "asks for credentials", ""},
+		{"no-ollama", []Answer{{at("192.168.1.20:8080"), "open", ""}}, OpenToNetwork, "network", "unexplained"},
+		{"no-ollama", []Answer{{at("192.168.1.20:8080"), "open", "there:1"}}, OpenToNetwork, "Ollama answers there:1 at 192.168.1.20:8080", "outside-open"},
+		// Nothing of the set-up leads there, and from inside all looks local.
+		{"no-ollama", []Answer{{at("127.0.0.1:11434"), "open", ""}, {router, "open", "there:1"}}, OpenToInternet, "Ollama answers there:1 at 203.0.113.9:11434, without a lock.", "outside-open"},
+		{"no-ollama", []Answer{{at("127.0.0.1:11434"), "open", ""}, {router, "refused", "there:1"}}, LocalOnly, "on loopback and nowhere else.", ""},
+		// A vantage on this very machine is nobody outside.
+		{"no-ollama", []Answer{{at("127.0.0.1:11434"), "open", ""}, {at("127.0.0.1:11434"), "open", "127.0.0.1:7443"}}, LocalOnly, "loopback", ""},
 	} {
 		f := openFixture(t, all[c.name], c.name)
-		if v := Inspect(t.Context(), f.machine).Judge(c.answers); v.Level != c.want {
-			t.Errorf("%s with %v: %s, want %s", c.name, c.answers, v.Level, c.want)
+		f.answers = c.answers
+		v, p := f.judge()
+		if v.Open() && p.Empty() {
+			t.Errorf("%s with %v: %s, and nothing to do about it", c.name, c.answers, v.Level)
+		}
+		first := ""
+		if len(v.Causes) > 0 {
+			first = strings.TrimSpace(string(v.Causes[0].Kind) + " " + v.Causes[0].Seen)
+		}
+		if v.Level != c.want || !strings.Contains(v.Says, c.says) || !strings.HasPrefix(first, c.first) || c.first == "" && len(c.answers) > 0 && first != "" {
+			t.Errorf("%s with %v: %s: %s\nfirst cause: %s\nwant %s: %s\nfirst cause: %s", c.name, c.answers, v.Level, v.Says, first, c.want, c.says, c.first)
 		}
 	}
 }

@@ -39,6 +39,7 @@ type column struct {
 //	findings, cves    their ids, separated by spaces
 //	country … contact who probably runs it
 //	notes             what people say of the host, of a wave that is kept
+//	from              the vantage that looked, empty for the machine that tells
 var columns = []column{
 	{"wave", func(r *wave.Record) string { return r.Wave }},
 	{"target", func(r *wave.Record) string { return r.Target }},
@@ -117,6 +118,7 @@ var columns = []column{
 	{"owner", func(r *wave.Record) string { return r.Owner.Name }},
 	{"contact", func(r *wave.Record) string { return r.Owner.Contact }},
 	{"notes", notesOf},
+	{"from", func(r *wave.Record) string { return r.From }},
 }
 
 // Columns are the names of the CSV's columns in their order.

@@ -22,6 +22,7 @@ type Record struct {
 	Path       string        `json:"path,omitzero"`
 	TLS        *evidence.TLS `json:"tls"`
 	ObservedAt time.Time     `json:"observed_at"`
+	From       string        `json:"from,omitzero"` // the vantage that looked; "" is the machine that tells
 
 	finding.Verdict
 
