@@ -125,7 +125,7 @@ func loadConfig(path string) (*config, error) {
 		if len(text) > maxConfig {
 			return nil, usage(fmt.Errorf("%s is larger than %d bytes", path, maxConfig), "see gatehouse gate --help")
 		}
-		if len(strings.TrimSpace(string(text))) > 0 {
+		if slices.ContainsFunc(strings.Split(string(text), "\n"), says) {
 			if err := yaml.Load(text, c, yaml.WithKnownFields(true)); err != nil {
 				return nil, usage(yamlMistakes(path, err), "see docs/gatehouse.yaml for every field")
 			}
@@ -136,6 +136,12 @@ func loadConfig(path string) (*config, error) {
 		return nil, usage(inFile(path, err), "see docs/gatehouse.yaml for every field")
 	}
 	return c, nil
+}
+
+// says reports whether a line of yaml is more than a comment.
+func says(line string) bool {
+	line = strings.TrimSpace(line)
+	return line != "" && line[0] != '#'
 }
 
 func inFile(path string, err error) error {

@@ -56,6 +56,22 @@ func TestSampleConfig(t *testing.T) {
 	}
 }
 
+// TestConfigComments: a file that says nothing is the defaults, as no file is.
+func TestConfigComments(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "gatehouse.yaml")
+	if err := os.WriteFile(path, []byte("# Every field has a default.\n\n  # This one too.\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := loadConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := loadConfig("")
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v, %v", got, want, err)
+	}
+}
+
 func TestConfigMistakes(t *testing.T) {
 	for text, want := range map[string]string{
 		"lisen: [':1']\n":                                      "line 1: unknown field lisen",

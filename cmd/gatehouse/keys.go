@@ -59,6 +59,7 @@ type keyAddCmd struct {
 	Name      string `arg:"" help:"Whose it is, such as laptop or ci."`
 	Allowance `embed:""`
 	Expires   span   `help:"How long it is good for, such as 90d (default: until it is revoked)." placeholder:"TIME"`
+	IfNone    bool   `help:"Only where there is no key that is good."`
 	SSH       string `name:"ssh" help:"Public key file of a stock ollama CLI (~/.ollama/id_ed25519.pub): it gets in by its signature, and no secret is made." placeholder:"FILE"`
 }
 
@@ -87,6 +88,18 @@ func (c *keyAddCmd) Run(s streams, parent *keyCmd) error {
 		token, k.Secrets = "", nil
 	}
 	return parent.keys(func(st *store.Store) error {
+		if c.IfNone {
+			keys, err := st.Keys()
+			if err != nil {
+				return err
+			}
+			for i := range keys {
+				if keys[i].State(now) == key.Active {
+					_, err := fmt.Fprintf(s.out, "The key %q is good as it was; gatehouse key rotate %[1]s gives it a new secret.\n", keys[i].Name)
+					return err
+				}
+			}
+		}
 		err := st.AddKey(k)
 		if errors.Is(err, store.ErrDuplicate) {
 			return duplicate(st, &k, now)

@@ -490,7 +490,7 @@ func (p *planner) gate(causes []Cause) {
 		p.put(gateConfig, []byte(text), "the gate's configuration")
 	}
 	p.run("so that systemd reads the change", "systemctl", "daemon-reload")
-	p.run("makes the first key", p.opt.Program, "key", "--state-dir", p.opt.State, "add", "first")
+	p.run("makes the first key", p.opt.Program, "key", "--state-dir", p.opt.State, "add", "first", "--if-none")
 	p.run("starts the gate, now and with the machine", "systemctl", "enable", "--now", "gatehouse.service")
 }
 
