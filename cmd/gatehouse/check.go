@@ -207,6 +207,8 @@ func printCauses(b *strings.Builder, width int, v harden.Verdict) {
 		switch {
 		case c.Behind != "" && c.Reach() <= harden.OnMachine:
 			means += "; only the firewall keeps others out (" + c.Behind + ")"
+		case c.Around != "":
+			means += "; the firewall does not see it (" + c.Around + "), for the engine's own rules come first"
 		case c.V6 > c.V4 && c.V4 == harden.OnMachine:
 			means += "; the firewall closes it for IPv4 and leaves IPv6 open"
 		case c.V4 > c.V6 && c.V6 == harden.OnMachine:

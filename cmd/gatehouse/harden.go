@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -54,7 +55,7 @@ func (c *Setup) machine() (harden.Machine, error) {
 	}
 	here, _ := os.Getwd() // without one, no compose file is looked for here
 	m := harden.Machine{
-		OS: runtime.GOOS, Root: "/", Run: listing, Engine: engine, Addresses: addrs, Here: filepath.ToSlash(here),
+		OS: runtime.GOOS, Root: "/", Run: listing, Engines: engines(), Addresses: addrs, Here: filepath.ToSlash(here),
 	}
 	for _, f := range c.Compose {
 		full, err := filepath.Abs(f)
@@ -122,40 +123,65 @@ func lookPath(name string) (string, error) {
 	return "", err
 }
 
-// engine asks Docker, or Podman, over its socket.
-func engine(ctx context.Context, path string) ([]byte, error) {
-	sockets := []string{"/var/run/docker.sock", "/run/podman/podman.sock", filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "podman/podman.sock"), filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "docker.sock")}
+// engines are Docker and Podman, as far as there are sockets of theirs: the
+// system's, the caller's own, and for root those of its people.
+func engines() (all []harden.Engine) {
+	docker := []string{"/var/run/docker.sock"}
+	podman := []string{"/run/podman/podman.sock"}
+	var dirs []string
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); os.Geteuid() == 0 {
+		dirs, _ = filepath.Glob("/run/user/*") // the pattern is a good one
+	} else if dir != "" {
+		dirs = []string{dir}
+	}
+	for _, dir := range dirs {
+		docker = append(docker, filepath.Join(dir, "docker.sock"))
+		podman = append(podman, filepath.Join(dir, "podman/podman.sock"))
+	}
 	if host, ok := strings.CutPrefix(os.Getenv("DOCKER_HOST"), "unix://"); ok {
-		sockets = []string{host}
+		docker = []string{host}
 	}
-	for _, socket := range sockets {
-		if _, err := os.Stat(socket); err != nil {
-			continue
+	var known []fs.FileInfo
+	for _, e := range []struct {
+		tool    string
+		sockets []string
+	}{{"podman", podman}, {"docker", docker}} { // a link by Docker's name may lead to Podman's
+		for _, socket := range e.sockets {
+			info, err := os.Stat(socket)
+			if err != nil || slices.ContainsFunc(known, func(k fs.FileInfo) bool { return os.SameFile(k, info) }) {
+				continue
+			}
+			known = append(known, info)
+			all = append(all, harden.Engine{Tool: e.tool, Ask: func(ctx context.Context, path string) ([]byte, error) { return ask(ctx, socket, path) }})
 		}
-		ctx, cancel := context.WithTimeout(ctx, time.Second)
-		defer cancel()
-		transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
-		if err != nil {
-			return nil, err
-		}
-		resp, err := transport.RoundTrip(req)
-		if errors.Is(err, fs.ErrPermission) {
-			return nil, fs.ErrPermission
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s does not answer", socket)
-		}
-		defer resp.Body.Close()
-		text, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
-		if err == nil && resp.StatusCode != http.StatusOK {
-			err = fmt.Errorf("%s answers %s", socket, resp.Status)
-		}
-		return text, err
 	}
-	return nil, fs.ErrNotExist
+	return all
+}
+
+// ask asks an engine over its socket.
+func ask(ctx context.Context, socket, path string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", socket)
+	}}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine"+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := transport.RoundTrip(req)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fs.ErrPermission
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s does not answer", socket)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 8<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s", socket, resp.Status)
+	}
+	return text, err
 }
 
 func (c *hardenCmd) Run(ctx context.Context, s streams) error {
@@ -175,7 +201,7 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 			return usage(fmt.Errorf("--root %s: no such folder", c.Root), "--root takes the folder in which an image is mounted")
 		}
 		// Which addresses it will have is not known: the worst is supposed.
-		m.OS, m.Root, m.Run, m.Engine, m.Here = "linux", c.Root, nil, nil, ""
+		m.OS, m.Root, m.Run, m.Engines, m.Here = "linux", c.Root, nil, nil, ""
 		m.Addresses = []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}
 	}
 	k := &harden.Keeper{Machine: m, Dir: dir, Do: s.do, Told: func(what string) { fmt.Fprintln(s.out, "  ", what) }}
@@ -412,8 +438,11 @@ func (s streams) do(ctx context.Context, words []string, show bool) error {
 		cmd.Stdout = s.out
 	}
 	if err := cmd.Run(); err != nil {
-		if line, _, _ := strings.Cut(strings.TrimSpace(said.String()), "\n"); line != "" {
-			return errors.New(line)
+		for line := range strings.Lines(said.String()) {
+			// What systemctl did before it failed is no reason.
+			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "Created symlink ") && !strings.HasPrefix(line, "Removed ") {
+				return errors.New(line)
+			}
 		}
 		return err
 	}

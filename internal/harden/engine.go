@@ -2,6 +2,7 @@ package harden
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -22,7 +23,8 @@ type container struct {
 	env    map[string]string
 	ports  []published
 	labels map[string]string
-	local  bool // it comes to Ollama by the host's address
+	local  bool   // it comes to Ollama by the host's address
+	tool   string // the command of its engine
 
 	spec containerSpec
 }
@@ -69,7 +71,7 @@ type containerSpec struct {
 	}
 	NetworkSettings struct {
 		Ports    map[string][]portBinding
-		Networks map[string]struct{ IPAddress, Gateway string }
+		Networks map[string]struct{ IPAddress, GlobalIPv6Address, Gateway string }
 	}
 }
 
@@ -78,56 +80,18 @@ type portBinding struct{ HostIp, HostPort string } //nolint:revive // the engine
 // maxContainers bounds what is asked of the engine.
 const maxContainers = 500
 
-// readContainers asks the engine for what runs.
+// readContainers asks the engines for what runs.
 func (l *look) readContainers(printout) {
-	if l.Engine == nil {
-		return
-	}
-	text, err := l.Engine(l.ctx, "/containers/json")
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return // no engine here
-	case errors.Is(err, fs.ErrPermission):
-		l.unseen("containers", "no permission to ask Docker or Podman", asRoot)
-		return
-	case err != nil:
-		l.unseen("containers", err.Error(), "look at docker ps or podman ps")
-		return
-	}
-	var list []struct {
-		ID string `json:"Id"`
-	}
-	if err := json.Unmarshal(text, &list); err != nil {
-		l.unseen("containers", "the engine's answer is not understood", "look at docker ps or podman ps")
-		return
-	}
-	if len(list) > maxContainers {
-		l.unseen("some containers", "there are more than "+strconv.Itoa(maxContainers), "look at docker ps")
-		list = list[:maxContainers]
-	}
-	// Each is asked for by itself, eight at a time.
-	found := make([]*container, len(list))
-	var wg sync.WaitGroup
-	turn := make(chan struct{}, 8)
-	for i, c := range list {
-		turn <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-turn }()
-			text, err := l.Engine(l.ctx, "/containers/"+c.ID+"/json")
-			var s containerSpec
-			if err == nil && json.Unmarshal(text, &s) == nil {
-				found[i] = containerOf(s)
+	known := map[string]bool{}
+	for _, e := range l.Engines {
+		for _, c := range l.ask(e) {
+			if !known[c.ID] { // one engine may have two sockets
+				known[c.ID] = true
+				l.containers = append(l.containers, c)
 			}
-		})
-	}
-	wg.Wait()
-	for i, c := range found {
-		if c == nil {
-			l.unseen("container "+short(list[i].ID), "the engine does not describe it", "look at docker inspect "+short(list[i].ID))
-			continue
 		}
-		l.containers = append(l.containers, c)
 	}
+	l.containers = append(l.containers, l.podman(known)...)
 	slices.SortFunc(l.containers, func(a, b *container) int { return cmp.Compare(a.Name, b.Name) })
 	for _, c := range l.containers {
 		if !c.ollama() {
@@ -141,12 +105,97 @@ func (l *look) readContainers(printout) {
 	}
 }
 
+// ask has an engine describe its containers.
+func (l *look) ask(e Engine) (all []*container) {
+	text, err := e.Ask(l.ctx, "/containers/json")
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil // no engine here
+	case errors.Is(err, fs.ErrPermission):
+		l.unseen("containers", "no permission to ask "+e.Tool, asRoot)
+		return nil
+	case err != nil:
+		l.unseen("containers", err.Error(), "look at "+e.Tool+" ps")
+		return nil
+	}
+	var list []struct {
+		ID string `json:"Id"`
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		l.unseen("containers", "the engine's answer is not understood", "look at "+e.Tool+" ps")
+		return nil
+	}
+	if len(list) > maxContainers {
+		l.unseen("some containers", "there are more than "+strconv.Itoa(maxContainers), "look at "+e.Tool+" ps")
+		list = list[:maxContainers]
+	}
+	// Each is asked for by itself, eight at a time.
+	found := make([]*container, len(list))
+	var wg sync.WaitGroup
+	turn := make(chan struct{}, 8)
+	for i, c := range list {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			text, err := e.Ask(l.ctx, "/containers/"+c.ID+"/json")
+			var s containerSpec
+			if err == nil && json.Unmarshal(text, &s) == nil {
+				found[i] = containerOf(s, e.Tool)
+			}
+		})
+	}
+	wg.Wait()
+	for i, c := range found {
+		if c == nil {
+			l.unseen("container "+short(list[i].ID), "the engine does not describe it", "look at "+e.Tool+" inspect "+short(list[i].ID))
+			continue
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// podman asks the program for those of Podman's containers that no engine told of:
+// it needs no engine that runs, but has a monitor beside each container.
+func (l *look) podman(known map[string]bool) (all []*container) {
+	args := []string{"container", "inspect"}
+	for _, p := range l.processes {
+		if p.program != "conmon" {
+			continue
+		}
+		if i := slices.Index(p.args, "-c"); i > 0 && i+1 < len(p.args) && !known[p.args[i+1]] && len(args) < maxContainers {
+			args = append(args, p.args[i+1])
+		}
+	}
+	if len(args) == 2 || l.Run == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(l.ctx, commandTime)
+	defer cancel()
+	var list []containerSpec
+	text, err := l.Run(ctx, "podman", args...)
+	if len(text) > maxPrinted || json.Unmarshal(text, &list) != nil {
+		list = nil
+	}
+	for _, s := range list {
+		all = append(all, containerOf(s, "podman"))
+	}
+	if n := len(args) - 2 - len(list); n > 0 {
+		why := "podman does not tell of them: they may be another user's"
+		if errors.Is(err, context.DeadlineExceeded) {
+			why = "podman does not answer in time"
+		}
+		l.unseen("containers of Podman's ("+strconv.Itoa(n)+")", why, "look at podman ps as their user")
+	}
+	return all
+}
+
 func short(id string) string { return id[:min(len(id), 12)] }
 
-func containerOf(s containerSpec) *container {
+func containerOf(s containerSpec, tool string) *container {
 	c := &container{
 		ID: s.ID, Name: strings.TrimPrefix(s.Name, "/"), Image: s.Config.Image, Pid: s.State.Pid,
-		host: s.HostConfig.NetworkMode == "host", labels: s.Config.Labels, env: map[string]string{}, spec: s,
+		host: s.HostConfig.NetworkMode == "host", labels: s.Config.Labels, env: map[string]string{}, tool: tool, spec: s,
 	}
 	for _, pair := range s.Config.Env {
 		k, v, _ := strings.Cut(pair, "=")
@@ -157,10 +206,13 @@ func containerOf(s containerSpec) *container {
 			}
 		}
 	}
-	var in netip.Addr
+	var in4, in6 netip.Addr
 	for _, n := range s.NetworkSettings.Networks {
-		if a, err := netip.ParseAddr(n.IPAddress); err == nil && (!in.IsValid() || a.Less(in)) {
-			in = a
+		if a, err := netip.ParseAddr(n.IPAddress); err == nil && (!in4.IsValid() || a.Less(in4)) {
+			in4 = a
+		}
+		if a, err := netip.ParseAddr(n.GlobalIPv6Address); err == nil && (!in6.IsValid() || a.Less(in6)) {
+			in6 = a
 		}
 	}
 	for key, bindings := range s.NetworkSettings.Ports {
@@ -173,6 +225,10 @@ func containerOf(s containerSpec) *container {
 			port, err := strconv.ParseUint(b.HostPort, 10, 16)
 			addr, err2 := netip.ParseAddr(cmp.Or(b.HostIp, "0.0.0.0"))
 			if err == nil && err2 == nil {
+				in := in4
+				if addr.Is6() && in6.IsValid() {
+					in = in6
+				}
 				c.ports = append(c.ports, published{addr, uint16(port), uint16(inner), in})
 			}
 		}
@@ -273,8 +329,7 @@ func publishedOnAll(doors []Door) string {
 // recreate is the command that starts the container anew with its ports on
 // loopback. It has what is commonly given; the rest is for who knows the container.
 func (c *container) recreate() string {
-	tool := "docker"
-	words := []string{tool, "run", "-d", "--name", c.Name}
+	words := []string{c.tool, "run", "-d", "--name", c.Name}
 	s := c.spec
 	if r := s.HostConfig.RestartPolicy.Name; r != "" && r != "no" {
 		words = append(words, "--restart", r)
@@ -335,5 +390,5 @@ func (c *container) recreate() string {
 		}
 	}
 	words = append(words, c.Image)
-	return tool + " rm -f " + c.Name + " && " + strings.Join(words, " ")
+	return c.tool + " rm -f " + c.Name + " && " + strings.Join(words, " ")
 }

@@ -34,6 +34,15 @@ type chain struct {
 	rules  []rule
 }
 
+// String is what people know the chain by: those of ufw by its name too.
+func (c *chain) String() string {
+	name := c.table + " " + c.name
+	if slices.ContainsFunc(c.rules, func(r rule) bool { return strings.HasPrefix(r.target, "ufw") }) && !strings.HasPrefix(name, "ufw ") {
+		return "ufw's " + name
+	}
+	return name
+}
+
 type rule struct {
 	conds   []cond
 	verdict string // accept, drop, return, jump, goto; "" for none
@@ -78,8 +87,11 @@ func (f *Firewall) stops(p packet) (by string, stopped bool) {
 	chains := slices.Clone(f.chains)
 	slices.SortStableFunc(chains, func(a, b *chain) int { return cmp.Compare(a.prio, b.prio) })
 	hooks := []string{"prerouting", "input"}
-	if p.published {
+	switch {
+	case p.published && p.forwarded.Addr().IsValid():
 		hooks[1] = "forward"
+	case p.published: // the engine will have its own rules for it once it runs
+		hooks = hooks[:1]
 	}
 	for _, hook := range hooks {
 		known := map[*chain]outcomes{}
@@ -88,7 +100,7 @@ func (f *Firewall) stops(p packet) (by string, stopped bool) {
 				continue
 			}
 			if f.walk(c, p, hook, known) == drops {
-				return c.table + " " + c.name, true
+				return c.String(), true
 			}
 		}
 	}

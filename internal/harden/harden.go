@@ -32,16 +32,22 @@ type Machine struct {
 	Root string // of its files: "/", or the folder of an image
 	// Run runs a command that lists things and returns what it prints. Nil for an
 	// image: nothing runs there.
-	Run func(ctx context.Context, name string, args ...string) ([]byte, error)
-	// Engine asks the engine that runs containers, in the words of Docker's API:
-	// a path such as /containers/json. Nil where nobody is to be asked.
-	Engine func(ctx context.Context, path string) ([]byte, error)
+	Run     func(ctx context.Context, name string, args ...string) ([]byte, error)
+	Engines []Engine // what runs containers; none where nobody is to be asked
 
 	Addresses  []netip.Addr // that the machine has
 	Compose    []string     // compose files, besides those that are found
 	Manifests  string       // folder of Kubernetes manifests
 	Kubeconfig string       // of a cluster to ask by kubectl
 	Here       string       // folder that the caller is in, where compose files are looked for
+}
+
+// Engine is what runs containers.
+type Engine struct {
+	Tool string // the command by which people use it: docker or podman
+	// Ask asks in the words of Docker's API: a path such as /containers/json. Its
+	// error is fs.ErrNotExist where the engine is not there.
+	Ask func(ctx context.Context, path string) ([]byte, error)
 }
 
 // Facts is what was seen of a machine, and what was not.
@@ -116,6 +122,7 @@ type Cause struct {
 	V4, V6 Reach  // how far they may be who come in, firewall considered
 	Behind string // the firewall's rule that alone keeps them out
 	Seen   string // what who looked from outside saw of its doors, "" when nobody did
+	Around string // the firewall's rule that would, were the way in not round it
 
 	unit      *unit
 	container *container

@@ -295,9 +295,19 @@ func (f *Facts) weigh(c *Cause, answers []Answer) {
 
 // through is how far away they may be who get through the firewall to a door.
 func (f *Facts) through(c *Cause, d Door, a netip.Addr, far Reach) Reach {
-	p := packet{v6: a.Is6(), port: d.Port, stranger: far == OnInternet, forwarded: d.Forwarded, published: d.Forwarded.IsValid()}
+	// A container without an address of the family has the engine's own program take
+	// the call on the machine itself, where it is like any other.
+	to := d.Forwarded.Addr()
+	published := d.Forwarded.Port() != 0 && (!to.IsValid() || to.Is6() == a.Is6())
+	p := packet{v6: a.Is6(), port: d.Port, stranger: far == OnInternet, forwarded: d.Forwarded, published: published}
 	by, stopped := f.Firewall.stops(p)
 	if !stopped {
+		if p.published {
+			p.published = false
+			if by, would := f.Firewall.stops(p); would {
+				c.Around = by
+			}
+		}
 		return far
 	}
 	if p.stranger { // who is near may still get in, if there is anybody near

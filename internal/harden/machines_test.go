@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "rewrite the expected verdicts and plans
 //	turn       a mutation: FILE | old | new & … => the verdict then
 //
 // Its files are those of the machine; but run/… is what a command prints, engine/…
-// what Docker answers, …/fd/N -> the target of a link, ….sql the statements that
+// what Docker answers, engine-podman/… what Podman does, …/fd/N -> the target of a link, ….sql the statements that
 // make a database, and after/… what is there once the plan's commands were run.
 type fixture struct {
 	t       *testing.T
@@ -89,12 +89,14 @@ func openFixture(t *testing.T, archive *txtar.Archive, name string) *fixture {
 		}
 		return []byte(text), nil
 	}
-	f.machine.Engine = func(_ context.Context, path string) ([]byte, error) {
-		text, ok := f.engine[path]
-		if !ok {
-			return nil, fs.ErrNotExist
-		}
-		return []byte(text), nil
+	for _, e := range []struct{ tool, prefix string }{{"docker", ""}, {"podman", "-podman"}} {
+		f.machine.Engines = append(f.machine.Engines, Engine{e.tool, func(_ context.Context, path string) ([]byte, error) {
+			text, ok := f.engine[e.prefix+path]
+			if !ok {
+				return nil, fs.ErrNotExist
+			}
+			return []byte(text), nil
+		}})
 	}
 	return f
 }
@@ -172,6 +174,9 @@ func tell(v Verdict, p *Plan) string {
 		fmt.Fprintf(&b, "cause: %s %s %q, %s; v4 %s, v6 %s, %s", c.Kind, c.Place, c.Says, c.Means, c.V4, c.V6, now)
 		if c.Behind != "" {
 			fmt.Fprintf(&b, ", behind %s", c.Behind)
+		}
+		if c.Around != "" {
+			fmt.Fprintf(&b, ", round %s", c.Around)
 		}
 		b.WriteString("\n")
 	}

@@ -60,6 +60,7 @@ func (l *look) readProcesses() {
 		if first, _, ok := strings.Cut(p.program, ": "); ok {
 			p.program = first
 		}
+		p.program = strings.TrimSuffix(p.program, ".avx2") // what pasta is called on most machines
 		if !interesting[p.program] {
 			continue
 		}
@@ -89,9 +90,13 @@ func (l *look) readProcesses() {
 
 // interesting are programs whose command line says something about Ollama.
 var interesting = map[string]bool{
-	"ollama": true, "docker-proxy": true, "rootlessport": true, "conmon": true, "cloudflared": true, "ngrok": true, "ssh": true, "autossh": true, "frpc": true,
+	"ollama": true, "docker-proxy": true, "rootlessport": true, "rootlesskit": true, "slirp4netns": true, "pasta": true, "conmon": true, "cloudflared": true, "ngrok": true, "ssh": true, "autossh": true, "frpc": true,
 	"socat": true, "nginx": true, "caddy": true, "traefik": true, "haproxy": true, "tailscaled": true, "bore": true, "lt": true, "zrok": true,
 }
+
+// publishers hold the ports that containers publish, for those who may not ask
+// whose container it is.
+var publishers = map[string]bool{"docker-proxy": true, "conmon": true, "rootlessport": true, "rootlesskit": true, "slirp4netns": true, "pasta": true}
 
 func environment(text []byte) map[string]string {
 	env := map[string]string{}
@@ -311,13 +316,21 @@ func (l *look) explain() {
 		}
 	}
 	for _, s := range l.Listeners {
-		if s.Addr.IsLoopback() || s.Program != "ollama" && s.Program != "" {
+		if s.Addr.IsLoopback() || s.Program != "ollama" && s.Program != "" && !publishers[s.Program] {
 			continue
 		}
 		d := Door{Addr: s.Addr, Port: s.Port}
 		if slices.ContainsFunc(l.Causes, func(c Cause) bool {
 			return slices.ContainsFunc(c.Doors, func(d Door) bool { return d.Far == Nobody && s.opens(d) })
 		}) {
+			continue
+		}
+		if publishers[s.Program] {
+			l.cause(Cause{
+				Kind: ContainerPublish, Place: Place{File: "process " + strconv.Itoa(s.PID) + " (" + s.Program + ")"}, Says: "port " + strconv.Itoa(int(s.Port)),
+				Means: "a container's port is published" + publishedOn(s.Addr), Doors: []Door{d}, Live: true,
+				manual: "publish the container's port as 127.0.0.1:" + strconv.Itoa(int(s.Port)) + ":" + strconv.Itoa(Port),
+			})
 			continue
 		}
 		says := "port " + strconv.Itoa(int(s.Port))
