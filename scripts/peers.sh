@@ -11,6 +11,7 @@ ollama=0.17.4  # the release that testdata/0.17.4 was captured from
 malgo=v0.11.24 # carries miniaudio.h, which Ollama's module leaves out
 pebble=v2.8.0  # an ACME authority for tests
 helm=v3.21.4   # reads the chart that deploy writes
+debian=(systemd-sysv dbus nftables iproute2 ufw iptables docker.io podman) # besides the essential packages
 sdks=(ollama@0.6.4 openai@6.49.0 @anthropic-ai/sdk@1.13.0)
 
 cache=${GATEHOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gatehouse}
@@ -45,6 +46,7 @@ missing_packages() {
 	have nft || echo nftables
 	have ansible-playbook || echo ansible-core
 	have nix-instantiate || echo nix-bin
+	have mmdebstrap || echo mmdebstrap
 	# What cloud-init's own check of user data imports; cloud-init itself is not installed.
 	local module
 	for module in yaml jsonschema jinja2 configobj jsonpatch oauthlib requests netifaces serial; do
@@ -193,6 +195,30 @@ install_cloudinit() {
 	mv "$tmp/cloud-init" "$peers/cloud-init"
 }
 
+# install_debian makes a Debian that the tests boot, in namespaces, to have a systemd, a Docker and a
+# Podman of their own. None of its engines starts by itself.
+install_debian() {
+	local stamp="1 ${debian[*]}"
+	[ "$(cat "$peers/debian.stamp" 2>/dev/null)" != "$stamp" ] || return 0
+	if [ "$(id -u)" != 0 ]; then
+		say "no Debian to boot: only root can make one, and only root can boot it"
+		return 0
+	fi
+	say "installing a Debian into $peers/debian (a minute, once)"
+	local useless
+	useless=$(printf -- '--dpkgopt=path-exclude=/usr/share/%s/* ' doc man locale info lintian)
+	# shellcheck disable=SC2016,SC2086
+	mmdebstrap --quiet --variant=essential --include="$(IFS=,; echo "${debian[*]}")" $useless --aptopt='Acquire::Retries "3"' \
+		--customize-hook='echo box >"$1/etc/hostname"' \
+		--customize-hook='chroot "$1" systemctl disable docker.service docker.socket containerd.service podman.service podman.socket podman-restart.service podman-auto-update.service' \
+		--customize-hook='for t in "$1"/etc/systemd/system/timers.target.wants/*; do chroot "$1" systemctl disable "${t##*/}"; done' \
+		bookworm "$tmp/debian" >"$peers/debian.log" 2>&1 ||
+		{ tail -n 20 "$peers/debian.log" >&2; die "Debian did not come; the whole log is $peers/debian.log"; }
+	rm -rf "$peers/debian"
+	mv "$tmp/debian" "$peers/debian"
+	printf '%s\n' "$stamp" >"$peers/debian.stamp"
+}
+
 command -v "$go" >/dev/null || die "Go is missing: see https://go.dev/doc/install"
 mkdir -p "$peers"
 peers=$(cd "$peers" && pwd) dest=$peers/ollama-$ollama
@@ -213,4 +239,5 @@ install_goclient
 install_pebble
 install_helm
 install_cloudinit
+install_debian
 say "ready in $peers"

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,9 +22,12 @@ import (
 // network, and an /etc that nobody else sees. A second namespace, the vantage, is
 // the other machine on that network.
 type box struct {
-	t             *testing.T
-	self, vantage int
-	etc, state    string
+	t       *testing.T
+	inside  []string // the words before a command that have it run on the box
+	own     []string // those before gatehouse, where they are others
+	outside []string // those that have it run at the vantage
+	etc     string   // folder of what was written to /etc
+	state   string   // of harden; "" for where it is by itself
 }
 
 const (
@@ -65,17 +69,20 @@ func enter(pid int, more ...string) []string {
 
 func newBox(t *testing.T) *box {
 	t.Helper()
-	b := &box{t: t, etc: t.TempDir(), state: filepath.Join(t.TempDir(), "state")}
-	b.self = hold(t, "unshare", "--user", "--map-root-user", "--net", "--mount", "--")
-	b.vantage = hold(t, append(enter(b.self), "unshare", "--net", "--")...)
-	for _, dir := range []string{"up", "work"} {
-		if err := os.Mkdir(filepath.Join(b.etc, dir), 0o755); err != nil {
+	dir := t.TempDir()
+	b := &box{t: t, etc: filepath.Join(dir, "up"), state: filepath.Join(t.TempDir(), "state")}
+	self := hold(t, "unshare", "--user", "--map-root-user", "--net", "--mount", "--")
+	vantage := hold(t, append(enter(self), "unshare", "--net", "--")...)
+	b.inside, b.outside = enter(self, "--mount"), enter(vantage)
+	b.own = b.inside
+	for _, name := range []string{b.etc, filepath.Join(dir, "work")} {
+		if err := os.Mkdir(name, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.in("mount", "-t", "overlay", "overlay", "-o", fmt.Sprintf("lowerdir=/etc,upperdir=%s/up,workdir=%s/work", b.etc, b.etc), "/etc")
+	b.in("mount", "-t", "overlay", "overlay", "-o", fmt.Sprintf("lowerdir=/etc,upperdir=%s,workdir=%s/work", b.etc, dir), "/etc")
 	b.in("mount", "-t", "tmpfs", "tmpfs", "/run") // no systemd of this machine's is to be asked
-	b.in("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", strconv.Itoa(b.vantage))
+	b.in("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", strconv.Itoa(vantage))
 	for _, end := range []struct {
 		run    func(...string) string
 		v4, v6 string
@@ -88,15 +95,13 @@ func newBox(t *testing.T) *box {
 	return b
 }
 
-func (b *box) inside() []string { return enter(b.self, "--mount") }
-
 // in runs a command on the box, from one at the vantage.
-func (b *box) in(words ...string) string   { b.t.Helper(); return b.must(b.inside(), words) }
-func (b *box) from(words ...string) string { b.t.Helper(); return b.must(enter(b.vantage), words) }
+func (b *box) in(words ...string) string   { b.t.Helper(); return b.must(b.inside, words) }
+func (b *box) from(words ...string) string { b.t.Helper(); return b.must(b.outside, words) }
 
 func (b *box) must(via, words []string) string {
 	b.t.Helper()
-	all := append(via, words...)
+	all := slices.Concat(via, words)
 	out, err := exec.CommandContext(b.t.Context(), all[0], all[1:]...).CombinedOutput()
 	if err != nil {
 		b.t.Fatalf("%v: %v\n%s", words, err, out)
@@ -107,9 +112,8 @@ func (b *box) must(via, words []string) string {
 // start starts a server on the box and waits until it answers there.
 func (b *box) start(port string, env []string, words ...string) {
 	b.t.Helper()
-	via := b.inside()
 	ctx, cancel := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(ctx, via[0], append(via[1:], words...)...)
+	cmd := exec.CommandContext(ctx, b.inside[0], slices.Concat(b.inside[1:], words)...)
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.t.TempDir()}, env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -120,7 +124,7 @@ func (b *box) start(port string, env []string, words ...string) {
 		cancel()
 		_ = cmd.Wait()
 	})
-	up := append(b.inside(), "curl", "-s", "-o", "/dev/null", "--retry", "60", "--retry-delay", "1", "--retry-all-errors", "http://127.0.0.1:"+port+"/")
+	up := append(slices.Clone(b.inside), "curl", "-s", "-o", "/dev/null", "--retry", "60", "--retry-delay", "1", "--retry-all-errors", "http://127.0.0.1:"+port+"/")
 	if out, err := exec.CommandContext(b.t.Context(), up[0], up[1:]...).CombinedOutput(); err != nil {
 		b.t.Fatalf("%v does not come up: %v\n%s", words, err, out)
 	}
@@ -129,7 +133,7 @@ func (b *box) start(port string, env []string, words ...string) {
 // sees is what curl gets at the vantage: a status, or 000 when nothing comes.
 func (b *box) sees(host, port string) string {
 	b.t.Helper()
-	words := append(enter(b.vantage), "curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "4", "http://"+host+":"+port+"/api/version")
+	words := append(slices.Clone(b.outside), "curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "4", "http://"+host+":"+port+"/api/version")
 	out, err := exec.CommandContext(b.t.Context(), words[0], words[1:]...).Output()
 	if len(out) != 3 {
 		b.t.Fatalf("curl: %q, %v", out, err)
@@ -152,7 +156,7 @@ func (b *box) expect(port, v4, v6, when string) {
 // check has the box look at itself.
 func (b *box) check(code int, says ...string) {
 	b.t.Helper()
-	r := runVia(b.t, b.inside(), "check")
+	r := runVia(b.t, b.own, "check")
 	r.exits(b.t, code)
 	for _, s := range says {
 		if !strings.Contains(strings.Join(strings.Fields(r.out), " "), s) {
@@ -163,20 +167,38 @@ func (b *box) check(code int, says ...string) {
 
 func (b *box) harden(code int, args ...string) result {
 	b.t.Helper()
-	r := runVia(b.t, b.inside(), append([]string{"harden", "--state-dir", b.state}, args...)...)
+	args = append([]string{"harden"}, args...)
+	if b.state != "" {
+		args = append(args, "--state-dir", b.state)
+	}
+	r := runVia(b.t, b.own, args...)
 	r.exits(b.t, code)
 	return r
 }
 
-// etcText is what the box's /etc has that the machine's has not.
+// etcText is what was written to the box's /etc, with owners and modes.
 func (b *box) etcText() string {
 	b.t.Helper()
 	var all strings.Builder
-	err := filepath.WalkDir(filepath.Join(b.etc, "up"), func(path string, d os.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			var text []byte
+	err := filepath.WalkDir(b.etc, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		var text []byte
+		switch owner := info.Sys().(*syscall.Stat_t); {
+		case d.Type().IsRegular():
 			text, err = os.ReadFile(path)
-			fmt.Fprintf(&all, "%s\n%s\n", path, text)
+			fmt.Fprintf(&all, "%s %v %d:%d\n%s\n", path, info.Mode(), owner.Uid, owner.Gid, text)
+		case d.Type() == os.ModeSymlink:
+			var to string
+			to, err = os.Readlink(path)
+			fmt.Fprintf(&all, "%s -> %s\n", path, to)
+		default: // what the overlay keeps of a file that was removed
+			fmt.Fprintf(&all, "%s %v\n", path, info.Mode())
 		}
 		return err
 	})
