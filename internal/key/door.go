@@ -22,7 +22,10 @@ type Door struct {
 	Issuers     []*Issuer
 	// Certificate gives a verified client certificate its identity.
 	Certificate *Certificates
-	Proxy       *TrustedProxy
+	// Tailnet is for a door that is on a tailnet and nowhere else. It comes before
+	// Proxy: on a tailnet nobody is believed for an address.
+	Tailnet *Tailnet
+	Proxy   *TrustedProxy
 }
 
 // Refusal is why a caller stays outside.
@@ -48,6 +51,8 @@ const (
 	Replayed      = "replayed-signature"
 	BadToken      = "bad-token"
 	NoPolicy      = "no-policy"
+	UnknownPeer   = "unknown-peer"
+	PeerUnsure    = "tailnet-unsure"
 	LockedOut     = "too-many-tries"
 )
 
@@ -80,6 +85,8 @@ func (d *Door) Identify(r *http.Request, from netip.Addr, now time.Time) (Identi
 		return d.byJWT(r, c.jwt, from, now)
 	case d.Certificate != nil && r.TLS != nil && len(r.TLS.VerifiedChains) > 0:
 		return d.Certificate.identify(r.TLS.VerifiedChains[0][0])
+	case d.Tailnet != nil:
+		return d.Tailnet.identify(r.Context(), from)
 	case d.Proxy.trusts(from):
 		return d.Proxy.identify(r)
 	}

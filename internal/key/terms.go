@@ -62,5 +62,6 @@ const (
 	BySignature   Kind = "ed25519"     // the stock ollama CLI's signature
 	ByToken       Kind = "oidc"        // a JWT of a known issuer
 	ByCertificate Kind = "certificate" // a client certificate
+	ByTailnet     Kind = "tailnet"     // the tailnet that the connection came by
 	ByHeader      Kind = "header"      // a header set by a trusted proxy
 )
