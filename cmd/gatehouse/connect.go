@@ -33,6 +33,7 @@ type connectCmd struct {
 	CA      string   `name:"ca" help:"Trust the authorities in this PEM file, and no others." placeholder:"FILE" xor:"trust"`
 	KeyFile string   `help:"Read the key from this file, which only you may read." placeholder:"FILE"`
 	Origins []string `help:"Web origins whose pages may call, besides those of this machine." placeholder:"ORIGIN"`
+	Tailnet bool     `help:"Send no key: the gate is on this machine's tailnet and knows it by that."`
 	Login   bool     `help:"Ask for the key, or read it from standard input, and keep it." xor:"do"`
 	Check   bool     `help:"Say whether the gate is there, and what the key may do." xor:"do"`
 }
@@ -43,8 +44,9 @@ func (connectCmd) Help() string {
   gatehouse connect --login https://box:8443         once: keep the key
   gatehouse connect --pin SHA256:… https://box:8443  then let it run
   ollama list
+  gatehouse connect --tailnet http://100.64.0.1:11434  a gate on the tailnet
 
-The key is kept in the system's keyring or, where there is none, in a file for you alone; $GATEHOUSE_KEY counts more than either. It is never taken from the command line, which others can read. The gate's certificate is held against the system's authorities, or --ca, or --pin.`
+The key is kept in the system's keyring or, where there is none, in a file for you alone; $GATEHOUSE_KEY counts more than either. It is never taken from the command line, which others can read. The gate's certificate is held against the system's authorities, or --ca, or --pin. Without one, by http, a gate is reached at its address on this machine's tailnet and at no other.`
 }
 
 func (c *connectCmd) Run(ctx context.Context, s streams) error {
@@ -62,16 +64,21 @@ func (c *connectCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	secret, err := c.secret(gate)
-	if err != nil {
-		return err
+	secret := ""
+	if !c.Tailnet {
+		if secret, err = c.secret(gate); err != nil {
+			return err
+		}
 	}
 	transport := connect.Transport(config)
+	if gate.Scheme == "http" && connect.OnTailnet(gate.Hostname()) {
+		transport, how = connect.TailnetTransport(), "by the tailnet"
+	}
 	defer transport.CloseIdleConnections()
 	if c.Check {
 		return c.check(ctx, s, gate, transport, how, secret)
 	}
-	f := &connect.Forwarder{Gate: gate, Key: secret, Transport: transport, Origins: c.Origins, ErrorLog: log.New(s.err, "gatehouse: ", 0)}
+	f := &connect.Forwarder{Gate: gate, Key: secret, Keyless: c.Tailnet, Transport: transport, Origins: c.Origins, ErrorLog: log.New(s.err, "gatehouse: ", 0)}
 	return c.serve(ctx, s, gate, f, how)
 }
 
@@ -88,8 +95,11 @@ func (c *connectCmd) gate() (*url.URL, error) {
 	if u.RawQuery != "" || u.Fragment != "" {
 		return nil, usage(fmt.Errorf("%q goes on after its path", c.URL), hint)
 	}
-	if u.Scheme == "http" && !isLoopback(u.Hostname()) {
-		return nil, usage(fmt.Errorf("%s: the key would travel in the clear", c.URL), "give the gate's https address")
+	if u.Scheme == "http" && !isLoopback(u.Hostname()) && !connect.OnTailnet(u.Hostname()) {
+		return nil, usage(fmt.Errorf("%s: the key would travel in the clear", c.URL), "give the gate's https address, or its address on the tailnet, such as http://100.64.0.1:11434")
+	}
+	if c.Tailnet && c.Login {
+		return nil, usage(errors.New("--tailnet sends no key, and --login keeps one"), "give one of them")
 	}
 	u.Host = strings.ToLower(u.Host)
 	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), ""
@@ -248,7 +258,9 @@ func (c *connectCmd) check(ctx context.Context, s streams, gate *url.URL, transp
 		if err != nil {
 			return 0, err
 		}
-		req.Header.Set("Authorization", "Bearer "+secret)
+		if secret != "" {
+			req.Header.Set("Authorization", "Bearer "+secret)
+		}
 		req.Header.Set("Content-Type", "application/json")
 		resp, err := transport.RoundTrip(req)
 		if err != nil {
@@ -288,14 +300,20 @@ func (c *connectCmd) check(ctx context.Context, s streams, gate *url.URL, transp
 			break
 		}
 	}
-	by := cmp.Or(how, "not")
-	if gate.Scheme == "http" {
-		by = "not: it is on this machine"
+	by, who := "its certificate is verified "+cmp.Or(how, "not"), "key"
+	switch {
+	case gate.Scheme == "http" && connect.OnTailnet(gate.Hostname()):
+		by = "it is known " + how
+	case gate.Scheme == "http":
+		by = "its certificate is verified not: it is on this machine"
 	}
-	fmt.Fprintf(s.out, "\n %s answers; its certificate is verified %s.\n", gate, report.Clean(by))
+	if c.Tailnet {
+		who = "machine"
+	}
+	fmt.Fprintf(s.out, "\n %s answers; %s.\n", gate, report.Clean(by))
 	if !known {
-		return fmt.Errorf("%s does not accept the key", gate)
+		return fmt.Errorf("%s does not accept the %s", gate, who)
 	}
-	_, err := fmt.Fprintf(s.out, " The key is accepted:\n\n%s\n", strings.Join(lines, "\n"))
+	_, err := fmt.Fprintf(s.out, " The %s is accepted:\n\n%s\n", who, strings.Join(lines, "\n"))
 	return err
 }

@@ -26,10 +26,11 @@ import (
 )
 
 // Forwarder passes requests on to a gate. Its fields are set once, before the
-// first request; without a Key everything is refused.
+// first request; without a Key everything is refused, unless it is Keyless.
 type Forwarder struct {
-	Gate *url.URL // with the path under which the gate serves, if any
-	Key  string   // the gate's, in place of whatever the program sends
+	Gate    *url.URL // with the path under which the gate serves, if any
+	Key     string   // the gate's, in place of whatever the program sends
+	Keyless bool     // the gate knows this machine by its tailnet: none is sent
 	// Transport reaches the gate; see [Transport].
 	Transport http.RoundTripper
 	// Origins are web origins whose pages may call, besides those that Ollama
@@ -65,7 +66,7 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if f.Key == "" {
+	if f.Key == "" && !f.Keyless {
 		refuse(w, r, http.StatusUnauthorized, "no-key", "gatehouse connect has no key for the gate")
 		return
 	}
@@ -91,7 +92,9 @@ func (f *Forwarder) rewrite(p *httputil.ProxyRequest) {
 			h.Del(name)
 		}
 	}
-	h.Set("Authorization", "Bearer "+f.Key)
+	if !f.Keyless {
+		h.Set("Authorization", "Bearer "+f.Key)
+	}
 }
 
 // ownCORS leaves what a page may read to ServeHTTP.
@@ -203,10 +206,11 @@ func Transport(config *tls.Config) *http.Transport {
 	}
 }
 
-// Untrusted reports whether err says that the gate showed a wrong certificate.
+// Untrusted reports whether err says that the gate showed a wrong certificate, or
+// that what answers may be another.
 func Untrusted(err error) bool {
 	var verification *tls.CertificateVerificationError
-	return errors.As(err, &verification) || errors.Is(err, ErrPin)
+	return errors.As(err, &verification) || errors.Is(err, ErrPin) || errors.Is(err, ErrNoTailnet)
 }
 
 // Why is a reason that the gate was not reached, in words for its user.
@@ -219,6 +223,8 @@ func Why(err error) string {
 	switch {
 	case errors.Is(err, ErrPin):
 		return ErrPin.Error() + ": it is another gate, or somebody is in between"
+	case errors.Is(err, ErrNoTailnet):
+		return ErrNoTailnet.Error()
 	case errors.As(err, &unknown):
 		return "nobody this machine trusts signed its certificate; give --pin or --ca"
 	case errors.As(err, &name):
