@@ -2,12 +2,14 @@
 
 GO      ?= go
 PREFIX  ?= /usr/local
+TAGS    ?=
 BENCH   ?=
 BENCHGATE ?=
 BENCHSTORE ?= -hosts 100000
 FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -X main.version=$(VERSION)
+TAILNET := ./internal/tailnet/... ./cmd/gatehouse # what the tag tailnet changes; scripts/test.sh has the same
 SYSTEMS := linux/arm64 darwin/arm64 windows/amd64 # that it has to build for, besides this one
 
 .DEFAULT_GOAL := help
@@ -19,8 +21,8 @@ help: ## list the targets
 go: # is there a Go that is new enough?
 	@scripts/go.sh $(GO)
 
-build: go ## build ./gatehouse, one static binary
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o gatehouse ./cmd/gatehouse
+build: go ## build ./gatehouse, one static binary; TAGS=tailnet for gate --tailnet
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)" -o gatehouse ./cmd/gatehouse
 
 run: build ## build, check this machine, show the demo
 	@./gatehouse check; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ] || exit $$code
@@ -33,6 +35,8 @@ lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
 	$(GO) vet ./...
 	@files=$$($(GO) tool gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:" $$files >&2; exit 1; }
 	$(GO) tool staticcheck ./...
+	$(GO) vet -tags tailnet $(TAILNET)
+	$(GO) tool staticcheck -tags tailnet $(TAILNET)
 	$(GO) mod tidy -diff
 	@for on in $(SYSTEMS); do \
 		CGO_ENABLED=0 GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -o /dev/null ./cmd/gatehouse || \

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path"
 	"slices"
 	"strconv"
@@ -45,6 +46,7 @@ var house = map[string]struct {
 	"connect":  {locking, "ollama"}, // refuses in the dialect of the program that asks
 	"ledger":   {locking, "flock"},
 	"gateway":  {locking, "key policy limit ledger ollama"},
+	"tailnet":  {locking, "key"}, // whose a machine is, as the door asks it
 
 	"harden": {shared, "ollama flock"}, // two changes of one machine at a time would mix
 
@@ -60,6 +62,8 @@ var house = map[string]struct {
 	"ollama/ollamatest": {rig, "ollama"},
 	"ollama/realollama": {rig, ""},
 	"e2e":               {rig, ""}, // tests alone: the program by its front door
+
+	"tailnet/tailnettest": {rig, ""}, // a tailnet on loopback
 }
 
 type wing int
@@ -183,6 +187,27 @@ func TestWings(t *testing.T) {
 	}
 }
 
+// TestPlainBuild: what only the tag tailnet needs is in no other program.
+func TestPlainBuild(t *testing.T) {
+	list := func(tags string) string {
+		t.Helper()
+		out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", tags, "./cmd/gatehouse").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+	plain, tagged := list(""), list("tailnet")
+	for _, foreign := range []string{"\ntailscale.com/", "\ngvisor.dev/", "\ngithub.com/tailscale/"} {
+		if strings.Contains(plain, foreign) {
+			t.Errorf("the plain program imports %s", strings.TrimSpace(foreign))
+		}
+		if !strings.Contains(tagged, foreign) {
+			t.Errorf("the program with the tag tailnet imports no %s: has it been renamed?", strings.TrimSpace(foreign))
+		}
+	}
+}
+
 func TestStray(t *testing.T) {
 	for _, c := range []struct{ from, to, want string }{
 		{"gatehouse/internal/target", "gatehouse/internal/scope", ""},
@@ -193,6 +218,7 @@ func TestStray(t *testing.T) {
 		{"gatehouse/internal/probe", "gatehouse/internal/key", "may import: target scope evidence ollama"},
 		{"gatehouse/internal/wave", "gatehouse/internal/ollama/ollamatest", "may import"},
 		{"gatehouse/cmd/gatehouse", "gatehouse/internal/ollama/realollama", "only tests"},
+		{"gatehouse/internal/key", "gatehouse/internal/tailnet", "may import: ollama"},
 		{"gatehouse/internal/scope", "gatehouse/internal/util", "does not have"},
 		{"gatehouse/internal/util", "gatehouse/internal/scope", "util is a room that the house does not have"},
 	} {

@@ -6,4 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
 export GATEHOUSE_REQUIRE_PEERS=1
-"$go" test -race -timeout 20m -json ./... | "$go" run ./scripts/testlog
+{
+	"$go" test -race -timeout 20m -json ./...
+	# With the tag tailnet, what differs: all of one room, and of the program the tests that need it.
+	"$go" test -race -timeout 10m -json -tags tailnet -run '^TestTailnet' ./internal/tailnet ./cmd/gatehouse
+} | "$go" run ./scripts/testlog

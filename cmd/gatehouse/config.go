@@ -27,6 +27,7 @@ type config struct {
 	Hosts     []string         `yaml:"hosts"`  // names of this gate, beside those of its certificate
 	Origins   []string         `yaml:"origins"`
 	TLS       tlsConfig        `yaml:"tls"`
+	Tailnet   tailnetConfig    `yaml:"tailnet"`
 	Upstreams []upstreamConfig `yaml:"upstreams"`
 	Queue     struct {
 		Length int  `yaml:"length"` // requests that may wait; default 256
@@ -95,6 +96,9 @@ type loginConfig struct {
 		CA   string            `yaml:"ca"`   // file of the authorities of clients
 		Maps map[string]string `yaml:"maps"` // subject common name, DNS name or mail -> policy; "*" for the rest
 	} `yaml:"client_certificates"`
+	Tailnet struct {
+		Maps map[string]string `yaml:"maps"` // see key.Tailnet -> policy
+	} `yaml:"tailnet"`
 	Proxy struct {
 		From   []source          `yaml:"from"`
 		Header string            `yaml:"header"`
@@ -116,6 +120,12 @@ const maxConfig = 1 << 20
 // loadConfig reads and checks a file; all its mistakes come together, each with
 // its line where it has one. An empty path is the defaults.
 func loadConfig(path string) (*config, error) {
+	return loadConfigOn(path, false)
+}
+
+// loadConfigOn is loadConfig for a gate that is on a tailnet, or that is where
+// the file has it: some defaults depend on that.
+func loadConfigOn(path string, tailnet bool) (*config, error) {
 	c := new(config)
 	if path != "" {
 		text, err := readFile(path)
@@ -131,6 +141,7 @@ func loadConfig(path string) (*config, error) {
 			}
 		}
 	}
+	c.Tailnet.On = c.Tailnet.On || tailnet
 	c.defaults()
 	if err := c.check(); err != nil {
 		return nil, usage(inFile(path, err), "see docs/gatehouse.yaml for every field")
@@ -174,9 +185,14 @@ func yamlMistakes(path string, err error) error {
 }
 
 func (c *config) defaults() {
-	if len(c.Listen) == 0 {
+	switch {
+	case len(c.Listen) > 0:
+	case c.Tailnet.On:
+		c.Listen = []string{":11434"} // where Ollama's clients look
+	default:
 		c.Listen = []string{":8443"}
 	}
+	c.Tailnet.Hostname = cmp.Or(c.Tailnet.Hostname, "gatehouse")
 	c.Admin = cmp.Or(c.Admin, "127.0.0.1:9643")
 	c.TLS.Mode = cmp.Or(c.TLS.Mode, "self")
 	if len(c.Upstreams) == 0 {
@@ -236,7 +252,7 @@ func (c *config) check() error {
 		}
 	case "off":
 		for _, l := range c.Listen {
-			if host, _, err := net.SplitHostPort(l); err == nil && !isLoopback(host) && !c.TLS.Force {
+			if host, _, err := net.SplitHostPort(l); err == nil && !isLoopback(host) && !c.TLS.Force && !c.Tailnet.On {
 				wrong("tls: off would send keys and prompts in the clear on %s; listen on 127.0.0.1 behind a proxy, or set force: true", l)
 			}
 		}
@@ -281,6 +297,7 @@ func (c *config) check() error {
 		uses("login.oidc", o.Maps)
 	}
 	uses("login.client_certificates", c.Login.Certs.Maps)
+	uses("login.tailnet", c.Login.Tailnet.Maps)
 	uses("login.trusted_proxy", c.Login.Proxy.Maps)
 	if (c.Login.Proxy.Header == "") != (len(c.Login.Proxy.From) == 0) {
 		wrong("login.trusted_proxy: header and from belong together")
@@ -291,6 +308,7 @@ func (c *config) check() error {
 		}
 	}
 	errs = append(errs, c.Forward.check()...)
+	errs = append(errs, c.checkTailnet()...)
 	if err := c.Traces.check(); err != nil {
 		errs = append(errs, err)
 	}

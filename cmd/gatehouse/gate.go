@@ -23,6 +23,7 @@ import (
 	"gatehouse/internal/ledger"
 	"gatehouse/internal/limit"
 	"gatehouse/internal/store"
+	"gatehouse/internal/tailnet"
 	"gatehouse/internal/upstream"
 )
 
@@ -30,6 +31,7 @@ type gateCmd struct {
 	Config      string `short:"c" help:"Configuration file; without one the gate goes by its defaults." placeholder:"FILE"`
 	StateDir    string `help:"Where keys, the ledger and certificates are kept." placeholder:"DIR"`
 	Listen      string `help:"Address to serve on, over the file's (default :8443)." placeholder:"ADDR"`
+	Tailnet     bool   `help:"Listen on the tailnet and nowhere else, as a machine of its own; login.tailnet in the file says who may do what."`
 	Upstream    string `help:"The Ollama behind the gate, over the file's (default http://127.0.0.1:11434)." placeholder:"URL"`
 	TLS         string `name:"tls" help:"self, files, acme or off, over the file's; off is for loopback only." placeholder:"MODE"`
 	Admin       string `help:"Loopback address for health and metrics, or off, over the file's (default 127.0.0.1:9643)." placeholder:"ADDR"`
@@ -43,13 +45,14 @@ func (gateCmd) Help() string {
 
   gatehouse gate                      Ollama on 127.0.0.1:11434, TLS on :8443
   gatehouse key add laptop            one more key
+  gatehouse gate --tailnet -c FILE    for the users of a tailnet, without keys
   gatehouse status                    who is inside
 
 Signals: SIGHUP reads the configuration again, SIGTERM and Ctrl-C let what is under way end first.`
 }
 
 func (c *gateCmd) load() (*config, error) {
-	cfg, err := loadConfig(c.Config)
+	cfg, err := loadConfigOn(c.Config, c.Tailnet)
 	if err != nil {
 		return nil, err
 	}
@@ -67,6 +70,9 @@ func (c *gateCmd) load() (*config, error) {
 	}
 	if err := cfg.check(); err != nil {
 		return nil, usage(err, "see gatehouse gate --help")
+	}
+	if cfg.Tailnet.On && joinTailnet == nil {
+		return nil, usage(errors.New("this gatehouse was built without the tailnet"), "make build TAGS=tailnet builds one with it")
 	}
 	return cfg, nil
 }
@@ -103,6 +109,7 @@ type gate struct {
 	limiter *limit.Limiter
 	queue   *limit.Queue
 	metrics *metrics
+	tailnet tailnetNode        // nil when the gate is on none
 	watch   gateway.Watch      // the metrics, and traces where they are wanted
 	version int64              // of the store, when the ring was filled
 	keys    map[string]key.Key // as they were then, by id
@@ -122,7 +129,8 @@ type serving struct {
 	pool  *upstream.Pool
 	tls   *tls.Config // nil when it is off
 	trust string      // what clients have to trust; "" for a public authority
-	stop  func()      // the pool's health checks
+	place tailnet.Place
+	stop  func() // the pool's health checks
 }
 
 func newLogger(w io.Writer, form string) *slog.Logger {
@@ -150,6 +158,12 @@ func (g *gate) run(ctx context.Context, cfg *config) (err error) {
 	endTraces, err := g.openTraces(ctx, cfg.Traces)
 	if err != nil {
 		return err
+	}
+	if cfg.Tailnet.On {
+		if err := g.join(ctx, cfg); err != nil {
+			return err
+		}
+		defer func() { cancel(); err = errors.Join(err, g.tailnet.Close()) }()
 	}
 	next, err := g.build(ctx, cfg)
 	if err != nil {

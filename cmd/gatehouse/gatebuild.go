@@ -28,17 +28,26 @@ func (g *gate) build(ctx context.Context, cfg *config) (*serving, error) {
 	if err != nil {
 		return nil, err
 	}
+	names := cfg.names()
+	if g.tailnet != nil {
+		if s.place, err = g.tailnet.Place(ctx); err != nil {
+			return nil, err
+		}
+		names = append(names, s.place.Names...)
+	}
 	if s.pool, err = newPool(cfg); err != nil {
 		return nil, err
 	}
 	if old := g.now.Load(); old != nil && reflect.DeepEqual(old.cfg.TLS, cfg.TLS) && old.cfg.Login.Certs.CA == cfg.Login.Certs.CA {
 		s.tls, s.trust = old.tls, old.trust // and its renewals, which go on
+	} else if g.tailnet != nil {
+		s.tls = g.tailnetTLS(ctx, cfg, s.place)
 	} else if s.tls, s.trust, err = g.tlsConfig(ctx, cfg); err != nil {
 		return nil, err
 	}
 	s.front = &gateway.Gateway{
 		Door: door, Limiter: g.limiter, Queue: g.queue, Upstream: s.pool, Ledger: g.ledger,
-		ForModel: upstream.WithModel, Elsewhere: s.pool.Elsewhere, Prefix: cfg.Prefix, Hosts: cfg.names(), Origins: cfg.Origins,
+		ForModel: upstream.WithModel, Elsewhere: s.pool.Elsewhere, Prefix: cfg.Prefix, Hosts: names, Origins: cfg.Origins,
 		MaxBody: int64(cfg.Requests.MaxBody), MaxAnswer: int64(cfg.Requests.MaxAnswer),
 		BodyTime: time.Duration(cfg.Requests.BodyTime), WriteTime: time.Duration(cfg.Requests.WriteTime),
 		QueueTime: time.Duration(cfg.Queue.Wait), Watch: g.watch,
@@ -106,6 +115,9 @@ func (g *gate) door(cfg *config) (*key.Door, error) {
 	}
 	if cfg.Login.Certs.CA != "" {
 		d.Certificate = &key.Certificates{Terms: terms(cfg.Login.Certs.Maps)}
+	}
+	if g.tailnet != nil {
+		d.Tailnet = &key.Tailnet{WhoIs: g.tailnet, Terms: terms(cfg.Login.Tailnet.Maps)}
 	}
 	if p := cfg.Login.Proxy; p.Header != "" {
 		d.Proxy = &key.TrustedProxy{Header: p.Header, Terms: terms(p.Maps)}
@@ -211,8 +223,12 @@ func keyChanges(before, after map[string]key.Key, now time.Time) (changes []stri
 	return changes
 }
 
-// firstKey makes a key where there is none at all, and prints it, this once.
+// firstKey makes a key where there is none at all, and prints it, this once. On
+// a tailnet callers are known without one.
 func (g *gate) firstKey() error {
+	if g.tailnet != nil && g.cmd.FirstKey == "" {
+		return nil
+	}
 	keys, err := g.store.Keys()
 	if err != nil || len(keys) > 0 {
 		return err
@@ -400,9 +416,9 @@ func (g *gate) reload(ctx context.Context) {
 		return
 	}
 	old := g.now.Load()
-	starts := func(c *config) string { return fmt.Sprint(c.Listen, c.Admin, c.Forward.Listen, c.Traces) }
+	starts := func(c *config) string { return fmt.Sprint(c.Listen, c.Admin, c.Forward.Listen, c.Traces, c.Tailnet) }
 	if starts(cfg) != starts(old.cfg) || (cfg.TLS.Mode == "off") != (old.cfg.TLS.Mode == "off") {
-		g.log.Warn("listen, admin, forward_auth's listen, traces and tls on or off change with the next start only")
+		g.log.Warn("listen, admin, forward_auth's listen, traces, tailnet and tls on or off change with the next start only")
 	}
 	next, err := g.build(ctx, cfg)
 	if err != nil {

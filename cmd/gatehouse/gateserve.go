@@ -55,7 +55,7 @@ func (g *gate) listen(cfg *config) (servers []*server, err error) {
 	quiet := slog.NewLogLogger(g.log.Handler(), slog.LevelDebug) // what strangers do wrong is not news
 	front := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { g.now.Load().front.ServeHTTP(w, r) })
 	for _, addr := range cfg.Listen {
-		l, err := net.Listen("tcp", addr)
+		l, err := g.listenFront(addr)
 		if err != nil {
 			return servers, usage(fmt.Errorf("listen on %s: %w", addr, plainListen(err)), "choose another with --listen")
 		}
@@ -93,6 +93,19 @@ func (g *gate) listen(cfg *config) (servers []*server, err error) {
 		}})
 	}
 	return servers, nil
+}
+
+// listenFront opens an address for callers: on the tailnet, when the gate is on
+// one, and on no other network then.
+func (g *gate) listenFront(addr string) (net.Listener, error) {
+	if g.tailnet == nil {
+		return net.Listen("tcp", addr)
+	}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	return g.tailnet.Listen(port)
 }
 
 func plainListen(err error) error {
@@ -201,6 +214,11 @@ func (g *gate) notReady() string {
 	if err := g.ledger.Err(); err != nil {
 		return "ledger: " + err.Error()
 	}
+	if g.tailnet != nil {
+		if err := g.tailnet.Err(); err != nil {
+			return err.Error()
+		}
+	}
 	for _, s := range g.now.Load().pool.Status() {
 		if s.Healthy {
 			return ""
@@ -229,6 +247,12 @@ func (g *gate) status() gateStatus {
 		Version: versionString(), Listen: now.cfg.Listen, TLS: now.cfg.TLS.Mode, Trust: now.trust,
 		Keys: g.ring.Len(), Ledger: "ok", Upstreams: now.pool.Status(), Bypass: []string{},
 	}
+	if g.tailnet != nil {
+		s.Listen, s.TLS = now.places(), "of the tailnet"
+		if now.tls == nil {
+			s.TLS = "off, inside WireGuard"
+		}
+	}
 	s.Inside, s.Waiting = g.queue.Stats()
 	for _, a := range *g.bypass.Load() {
 		s.Bypass = append(s.Bypass, a.String())
@@ -247,6 +271,10 @@ func (g *gate) hello() {
 		scheme = "http"
 	}
 	where := now.cfg.Listen[0]
+	if g.tailnet != nil {
+		g.helloTailnet(now, scheme)
+		return
+	}
 	if host, port, err := net.SplitHostPort(where); err == nil && (host == "" || host == "0.0.0.0" || host == "::") {
 		name, err := os.Hostname()
 		if err != nil {
