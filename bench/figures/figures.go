@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"os"
 	"runtime"
 	"strconv"
@@ -82,11 +81,6 @@ func (r Row) check() error {
 	for _, field := range []struct{ name, value string }{{"bench", r.Bench}, {"series", r.Series}, {"peer", r.Peer}, {"unit_y", r.UnitY}} {
 		if strings.TrimSpace(field.value) == "" {
 			return fmt.Errorf("no %s", field.name)
-		}
-	}
-	for _, v := range []float64{r.X, r.Y} {
-		if v < 0 || math.IsInf(v, 0) || math.IsNaN(v) {
-			return fmt.Errorf("%s, %s: %v is no figure", r.Bench, r.Series, v)
 		}
 	}
 	return nil

@@ -41,7 +41,6 @@ func TestReadRefuses(t *testing.T) {
 		"no series":      {row(`"series":"hosts/s"`, `"series":" "`), "row 1: no series"},
 		"no peer":        {row(`"peer":"gatehouse"`, `"peer":""`), "row 1: no peer"},
 		"no unit":        {row(`"unit_y":"hosts/s"`, `"unit_y":""`), "row 1: no unit_y"},
-		"negative":       {row(`"y":5999.5`, `"y":-1`), "row 1: scan, hosts/s: -1 is no figure"},
 		"not a number":   {row(`"y":5999.5`, `"y":"fast"`), "y"},
 		"too great":      {row(`"y":5999.5`, `"y":1e999`), "y"},
 		"the same round": {row(`"round":2`, `"round":1`), "row 2: another figure for what row 1 tells of"},

@@ -166,7 +166,7 @@ func scale(axis *plot.Axis, low, high float64, round bool) {
 		return
 	}
 	if round {
-		low = 0
+		low = min(low, 0)
 	}
 	if high <= low {
 		high = low + 1

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -114,7 +115,9 @@ func compose(dir string) (*page, map[string][]byte, error) {
 			p.Missing = append(p.Missing, fmt.Sprintf("`%s` is not whole: %s", o.Command, inline(o.Error)))
 		}
 		add(f.Machine)
-		maps.Copy(versions, f.Versions)
+		for program, version := range f.Versions {
+			versions[program] = cmp.Or(version, versions[program])
+		}
 		for what, line := range f.Commands {
 			commands[s.Bench+": "+what] = line
 		}
@@ -139,7 +142,7 @@ func compose(dir string) (*page, map[string][]byte, error) {
 			continue
 		}
 		out := section{Bench: s.Bench, Title: s.Title, What: s.What, Notes: prose(dir, s.Bench)}
-		if s.Bench == "size" {
+		if s.Bench == parted {
 			out.Tables = parts(of)
 		} else if out.Tables, err = tables(of, p.Folder, pictures); err != nil {
 			return nil, nil, err

@@ -50,7 +50,10 @@ var plan = []step{
 // references are what the benchmarks measure to know what is possible. They are
 // no peers: nothing stands between the caller and Ollama, or nobody listens for
 // answers.
-var references = []string{"direct", "kernel", "bare loop"}
+var references = []string{"direct", "bare proxy", "kernel", "bare loop"}
+
+// parted is the section whose peers are not peers, but parts of a whole.
+const parted = "size"
 
 // sections are those of the page, in its order.
 var sections = []struct{ Bench, Title, What string }{
@@ -59,5 +62,5 @@ var sections = []struct{ Bench, Title, What string }{
 	{"gate", "Gate", "One upstream, a key for each request. On Gatehouse everything is switched on: keys, policy, limits, ledger and metrics; the others check a bearer key and nothing more."},
 	{"store", "Store", "Two waves of so many hosts each are kept, then asked about."},
 	{"start", "Start", "From the start of the process to its end, or to the first answer. The other proxies answer a fixed text themselves here, the gate fetches its answer from an upstream and asks for a key."},
-	{"size", "Size", "What the program is made of, by the symbols of the linker: code and data, by module."},
+	{parted, "Size", "What the program is made of. `make build` leaves out what only debuggers read; stack traces stay whole."},
 }

@@ -117,6 +117,9 @@ type loss struct {
 // what they leave out.
 func losses(list []*series, references []string) (lost []loss) {
 	for _, s := range list {
+		if s.Bench == parted {
+			continue
+		}
 		for _, x := range s.X {
 			for _, peer := range s.Peers {
 				if peer == figures.Ours || slices.Contains(references, peer) {
