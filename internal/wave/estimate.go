@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"math"
 
-	"gonum.org/v1/gonum/stat/distuv"
+	"gonum.org/v1/gonum/mathext"
 )
 
 // Confidence is that of every interval here.
 const Confidence = 0.95
 
 // z is the quantile of the normal distribution that belongs to Confidence.
-var z = distuv.UnitNormal.Quantile(1 - (1-Confidence)/2)
+var z = mathext.NormalQuantile(1 - (1-Confidence)/2)
 
 // Interval is where the truth is with 95 % confidence.
 type Interval struct {
@@ -65,10 +65,10 @@ func ClopperPearson(successes, n float64) Interval {
 	}
 	tail := (1 - Confidence) / 2
 	if successes > 0 {
-		i.Low = distuv.Beta{Alpha: successes, Beta: n - successes + 1}.Quantile(tail)
+		i.Low = mathext.InvRegIncBeta(successes, n-successes+1, tail)
 	}
 	if successes < n {
-		i.High = distuv.Beta{Alpha: successes + 1, Beta: n - successes}.Quantile(1 - tail)
+		i.High = mathext.InvRegIncBeta(successes+1, n-successes, 1-tail)
 	}
 	return i
 }
