@@ -55,8 +55,9 @@ bench-report: build peers ## every benchmark, 25 minutes (QUICK=1: 3), and docs/
 	$(GO) run ./bench/report -measure $(if $(QUICK),-quick)
 
 bench-go: go ## the rooms' own benchmarks by benchstat, against BASE=file of an earlier run if given
-	@$(GO) test -run '^$$' -count 6 -benchmem $(BENCHGO) $$($(GO) list ./internal/...) | tee bench-go.txt
-	@$(GO) tool benchstat $(if $(BASE),$(BASE)) bench-go.txt
+	@[ "$(BASE)" != bench-go.txt ] || { echo "bench-go.txt is what this run writes: rename the earlier one" >&2; exit 2; }
+	@$(GO) test -run '^$$' -count 6 -benchmem $(BENCHGO) $$($(GO) list ./internal/...) >bench-go.txt || { cat bench-go.txt >&2; exit 1; }
+	@$(GO) tool benchstat $(BASE) bench-go.txt
 
 peers: go ## install what the tests are held against, such as the real Ollama
 	@GO=$(GO) scripts/peers.sh

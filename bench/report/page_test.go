@@ -64,6 +64,42 @@ func TestPage(t *testing.T) {
 	shown(t, dir+".md")
 }
 
+// The page in the tree is the one that its figures make, so that nobody mends a
+// figure by hand.
+func TestTree(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "performance")
+	if err := os.CopyFS(dir, os.DirFS("../../docs/performance")); err != nil {
+		t.Fatal(err)
+	}
+	if err := redraw(dir); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(dir + ".md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("../../docs/performance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("docs/performance.md is not what its figures make: go generate ./bench/report")
+	}
+	pictures, err := filepath.Glob(filepath.Join(dir, "*.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range pictures {
+		new, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if old, err := os.ReadFile(filepath.Join("../../docs/performance", filepath.Base(p))); err != nil || !bytes.Equal(new, old) {
+			t.Errorf("docs/performance/%s is not what its figures make (%v): go generate ./bench/report", filepath.Base(p), err)
+		}
+	}
+}
+
 // shown looks whether each picture of the page is there and is XML, and no other.
 func shown(t *testing.T, path string) {
 	t.Helper()

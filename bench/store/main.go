@@ -4,21 +4,29 @@
 // file.
 //
 //	go run ./bench/store -hosts 1000000
+//
+// Of several numbers of hosts each is measured in a process of its own.
 package main
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"flag"
 	"fmt"
 	"net/netip"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
+	"gatehouse/bench/figures"
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
 	"gatehouse/internal/ollama"
@@ -28,16 +36,104 @@ import (
 )
 
 func main() {
-	hosts := flag.Uint64("hosts", 1_000_000, "hosts in each of the two waves")
-	dir := flag.String("dir", "", "where to make the store (default: a temporary folder)")
+	var b bench
+	hosts := flag.String("hosts", "1000000", "hosts in each of the two waves; several numbers, separated by commas, one after the other")
+	flag.StringVar(&b.dir, "dir", "", "where to make the store (default: a temporary folder)")
+	flag.StringVar(&b.json, "json", "", "write the figures to this `file` too")
 	flag.Parse()
-	if err := run(*hosts, *dir); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := b.run(ctx, strings.Split(*hosts, ",")); err != nil {
 		fmt.Fprintln(os.Stderr, "bench/store:", err)
 		os.Exit(1)
 	}
 }
 
-func run(hosts uint64, dir string) error {
+type bench struct {
+	dir, json string
+
+	hosts uint64
+	file  figures.File
+}
+
+func (b *bench) run(ctx context.Context, sizes []string) error {
+	b.file.Machine = figures.Here()
+	for _, size := range sizes {
+		var err error
+		if b.hosts, err = strconv.ParseUint(size, 10, 24); err != nil || b.hosts == 0 {
+			return fmt.Errorf("-hosts: %q is not a number from 1 to %d", size, 1<<24-1)
+		}
+	}
+	if len(sizes) > 1 {
+		if err := b.each(ctx, sizes); err != nil {
+			return err
+		}
+	} else if err := b.measure(ctx, b.dir); err != nil {
+		return err
+	}
+	return b.write()
+}
+
+// write writes the figures to the file that was asked for.
+func (b *bench) write() error {
+	if b.json == "" {
+		return nil
+	}
+	return b.file.Write(b.json)
+}
+
+// each measures every size in a process of its own: the memory of one says
+// nothing of the next.
+func (b *bench) each(ctx context.Context, sizes []string) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp("", "gatehouse-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	for _, size := range sizes {
+		path := filepath.Join(tmp, size)
+		cmd := exec.CommandContext(ctx, self, "-hosts", size, "-json", path)
+		if b.dir != "" {
+			dir := filepath.Join(b.dir, size)
+			if err := os.MkdirAll(dir, 0o700); err != nil {
+				return err
+			}
+			cmd.Args = append(cmd.Args, "-dir", dir)
+		}
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) } // it has a folder to remove
+		cmd.WaitDelay = 10 * time.Second
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s hosts: %w", size, err)
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		part, err := figures.Read(f)
+		_ = f.Close() // it was only read
+		if err != nil {
+			return fmt.Errorf("%s hosts: %w", size, err)
+		}
+		b.file.Rows = append(b.file.Rows, part.Rows...)
+		if err := b.write(); err != nil { // what is measured stays when the next takes too long
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) add(series string, y float64, unit string) {
+	b.file.Rows = append(b.file.Rows, figures.Row{
+		Bench: "store", Series: series, X: float64(2 * b.hosts), UnitX: "observations", Y: y, UnitY: unit, Round: 1, Peer: figures.Ours,
+	})
+}
+
+func (b *bench) measure(ctx context.Context, dir string) error {
 	if dir == "" {
 		d, err := os.MkdirTemp("", "gatehouse-bench-")
 		if err != nil {
@@ -46,22 +142,28 @@ func run(hosts uint64, dir string) error {
 		defer os.RemoveAll(d)
 		dir = d
 	}
+	hosts := b.hosts
 	path := filepath.Join(dir, "bench.db")
 	s, err := store.Open(path)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
+	var spent time.Duration // in the store
 	for number := range 2 {
-		if err := keep(s, number, hosts); err != nil {
+		took, err := keep(ctx, s, number, hosts)
+		if err != nil {
 			return err
 		}
+		spent += took
 	}
+	b.add("hosts kept", float64(2*hosts)/spent.Seconds(), "hosts/s")
 	size, err := sizeOf(path)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("file: %d MB, %d bytes a host and wave\n", size/1e6, size/int64(2*hosts))
+	b.add("file", float64(size)/1e6, "MB")
 
 	for _, q := range []struct {
 		name string
@@ -110,22 +212,26 @@ func run(hosts uint64, dir string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
-		fmt.Printf("%-20s %8.2f s  %s\n", q.name, time.Since(began).Seconds(), what)
+		took := time.Since(began)
+		fmt.Printf("%-20s %8.2f s  %s\n", q.name, took.Seconds(), what)
+		b.add(q.name, float64(took.Microseconds())/1e3, "ms")
 	}
-	fmt.Printf("memory at most: %d MB\n", peak()>>20)
+	most := peak()
+	fmt.Printf("memory at most: %d MB\n", most>>20)
+	b.add("memory at most", float64(most)/1e6, "MB")
 	return nil
 }
 
-func keep(s *store.Store, number int, hosts uint64) error {
+// keep keeps a wave and says how long the store took for it.
+func keep(ctx context.Context, s *store.Store, number int, hosts uint64) (spent time.Duration, err error) {
 	now := time.Now().UTC()
 	w, err := s.Begin(wave.Info{Name: "bench-" + strconv.Itoa(number), Scope: "bench", Source: "scan", Started: now})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer w.Close()
-	rules := finding.Rules{Advisories: ollama.Default()}
+	judge := judge{rules: finding.Rules{Advisories: ollama.Default()}, known: make(map[shape]finding.Verdict)}
 	batch := make([]wave.Observation, 0, 1024)
-	var spent time.Duration // in the store alone
 	flush := func() error {
 		began := time.Now()
 		err := w.Keep(batch)
@@ -134,20 +240,41 @@ func keep(s *store.Store, number int, hosts uint64) error {
 		return err
 	}
 	for pos := range hosts {
-		if batch = append(batch, observation(pos, number, &rules)); len(batch) == cap(batch) {
-			if err := flush(); err != nil {
-				return err
+		if batch = append(batch, observation(pos, number, &judge)); len(batch) == cap(batch) {
+			if err := cmp.Or(ctx.Err(), flush()); err != nil {
+				return 0, err
 			}
 		}
 	}
 	if err := flush(); err != nil {
-		return err
+		return 0, err
 	}
 	if err := w.End(wave.Summary{Ended: time.Now()}); err != nil {
-		return err
+		return 0, err
 	}
 	fmt.Printf("wave %d: %d hosts kept in %.1f s of the store's: %.0f a second\n", number+1, hosts, spent.Seconds(), float64(hosts)/spent.Seconds())
-	return nil
+	return spent, nil
+}
+
+// shape is what a verdict hangs on here. To judge each host, and not each shape,
+// would take longer than to keep them.
+type shape struct {
+	name, models uint64
+	version      string
+}
+
+type judge struct {
+	rules finding.Rules
+	known map[shape]finding.Verdict
+}
+
+func (j *judge) verdict(s shape, h *evidence.Host) finding.Verdict {
+	v, ok := j.known[s]
+	if !ok {
+		v = j.rules.Judge(h)
+		j.known[s] = v
+	}
+	return v
 }
 
 func addr(pos uint64) netip.Addr {
@@ -156,7 +283,7 @@ func addr(pos uint64) netip.Addr {
 
 // observation is an open server with one to three models. In the second wave
 // one in fifty has another version.
-func observation(pos uint64, number int, rules *finding.Rules) wave.Observation {
+func observation(pos uint64, number int, judge *judge) wave.Observation {
 	version := "0.17.4"
 	if number == 1 && pos%50 == 0 {
 		version = "0.17.5"
@@ -187,7 +314,7 @@ func observation(pos uint64, number int, rules *finding.Rules) wave.Observation 
 		},
 	}
 	return wave.Observation{Pos: pos, Host: h, Record: wave.Record{
-		Wave: "bench-" + strconv.Itoa(number), Target: h.Target, Address: a.String(), Port: h.Port, ObservedAt: h.ObservedAt, Verdict: rules.Judge(&h),
+		Wave: "bench-" + strconv.Itoa(number), Target: h.Target, Address: a.String(), Port: h.Port, ObservedAt: h.ObservedAt, Verdict: judge.verdict(shape{pos % 997, pos % 3, version}, &h),
 		Owner: owner.Owner{Country: "DE", EU: true, ASN: 24940, Provider: "Hetzner"},
 	}}
 }
