@@ -149,7 +149,7 @@ func (s step) measure(ctx context.Context, quick bool) (*figures.File, error) {
 		limit /= 3
 	}
 	if text, err := exec.CommandContext(ctx, "go", "build", "-o", program, s.Dir).CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("does not build: %s", lastLine(text, err))
+		return nil, fmt.Errorf("does not build: %s", wrong(text, err))
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -164,7 +164,7 @@ func (s step) measure(ctx context.Context, quick bool) (*figures.File, error) {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		ended = fmt.Errorf("not done after %s", limit)
 	default:
-		ended = errors.New(lastLine(said.Bytes(), ended))
+		ended = errors.New(wrong(said.Bytes(), ended))
 	}
 	kept, err := readFile(out)
 	if err != nil {
@@ -176,10 +176,16 @@ func (s step) measure(ctx context.Context, quick bool) (*figures.File, error) {
 	return kept, ended
 }
 
-// lastLine is the last that a command said, which is what was wrong.
-func lastLine(text []byte, err error) string {
+// wrong is what a command said was wrong: its last line, or its first when its
+// flags were or when it panicked, as much follows then.
+func wrong(text []byte, err error) string {
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
-	return cmp.Or(strings.TrimSpace(lines[len(lines)-1]), err.Error())
+	line := lines[len(lines)-1]
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == 2 {
+		line = lines[0]
+	}
+	return cmp.Or(strings.TrimSpace(line), err.Error())
 }
 
 var temporary = regexp.MustCompile(regexp.QuoteMeta(strings.TrimSuffix(os.TempDir(), "/")) + `/[^\s"'/]+/?`)

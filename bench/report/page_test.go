@@ -265,6 +265,7 @@ func TestStep(t *testing.T) {
 		{"good", "", true},
 		{"half", "it broke off", true},
 		{"fail", "it broke off", false},
+		{"panic", "panic: it fell over", false},
 		{"nothing", "its figures: ", false},
 		{"slow", "not done after 2s", false},
 	} {

@@ -22,6 +22,8 @@ func main() {
 	case "half", "fail":
 		fmt.Fprintln(os.Stderr, "it works\nit broke off")
 		os.Exit(1)
+	case "panic":
+		panic("it fell over")
 	case "slow":
 		told := make(chan os.Signal, 1)
 		signal.Notify(told, syscall.SIGTERM)
