@@ -237,7 +237,10 @@ func tables(list []*series, folder string, pictures map[string][]byte) (out []ta
 				t.Head = append(t.Head, head)
 			}
 		}
-		t.Title = strings.Join(titles, ", ") + " by " + together[0].UnitX
+		t.Title = "By " + together[0].UnitX
+		if len(titles) < 3 {
+			t.Title = strings.Join(titles, ", ") + " by " + together[0].UnitX
+		}
 		for _, x := range together[0].X {
 			line := []string{figure(x)}
 			for _, s := range together {
@@ -318,13 +321,7 @@ func parts(list []*series) (out []table) {
 			}
 		}
 		slices.SortFunc(all, func(a, b part) int {
-			switch {
-			case a.size != b.size && a.size > b.size:
-				return -1
-			case a.size != b.size:
-				return 1
-			}
-			return strings.Compare(a.name, b.name)
+			return cmp.Or(rest(a.name)-rest(b.name), cmp.Compare(b.size, a.size), cmp.Compare(a.name, b.name))
 		})
 		for _, a := range all {
 			share := "–"
@@ -339,6 +336,14 @@ func parts(list []*series) (out []table) {
 		out = append(out, t)
 	}
 	return out
+}
+
+// rest is 1 for what is left over, which comes last however large it is.
+func rest(part string) int {
+	if strings.HasSuffix(part, " others") {
+		return 1
+	}
+	return 0
 }
 
 // prose is what somebody wrote beside the figures, "" when nobody did.

@@ -41,7 +41,7 @@ var plan = []step{
 		Quick: "-hosts 500,1500,5000",
 	},
 	{
-		Name: "start", Bench: "start", Dir: "./bench/start", Limit: 2 * time.Minute,
+		Name: "start", Bench: "start", Dir: "./bench/start", Limit: 4 * time.Minute,
 		Args:  "-rounds 15",
 		Quick: "-rounds 5",
 	},
