@@ -136,7 +136,7 @@ func picture(p *plot.Plot, legend *plot.Legend) ([]byte, error) {
 	plain := draw.Crop(all, vg.Points(6), -vg.Points(14), vg.Points(6), -vg.Points(6))
 	if legend != nil {
 		r := legend.Rectangle(all)
-		room := r.Max.X - r.Min.X + vg.Points(12)
+		room := (r.Max.X-r.Min.X)*1.1 + vg.Points(12) // where the font is another, it is wider
 		legend.Draw(draw.Crop(all, width-room, 0, 0, -vg.Points(28)))
 		plain = draw.Crop(plain, 0, -room, 0, 0)
 	}

@@ -149,16 +149,20 @@ func compose(dir string) (*page, map[string][]byte, error) {
 		}
 		p.Sections = append(p.Sections, out)
 	}
+	var last loss
 	for _, l := range losses(all, references) {
+		peer := l.Peer + " " + times(l.Ratio)
+		if l.Series == last.Series && l.X == last.X {
+			better := &p.Losses[len(p.Losses)-1][3]
+			*better += "<br>" + peer
+			continue
+		}
+		last = l
 		at := ""
 		if l.Series.UnitX != "" && len(l.Series.X) > 1 {
 			at = figure(l.X) + " " + l.Series.UnitX
 		}
-		every := "no"
-		if l.Sure {
-			every = "yes"
-		}
-		p.Losses = append(p.Losses, []string{l.Series.Bench, l.Series.Name + ", " + l.Series.UnitY, at, l.Peer, times(l.Ratio), every})
+		p.Losses = append(p.Losses, []string{l.Series.Bench, l.Series.Name + ", " + l.Series.UnitY, at, peer})
 	}
 	p.Why = prose(dir, "lose")
 	return p, pictures, nil

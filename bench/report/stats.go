@@ -110,11 +110,11 @@ type loss struct {
 	X      float64
 	Peer   string
 	Ratio  summary // the peer's figure, of ours
-	Sure   bool    // in every round
 }
 
-// losses are all of them. References are not peers: nobody could do without
-// what they leave out.
+// losses are all of them that are so in every round; the others are even. A
+// peer's figure of nought was too small to be measured. References are not
+// peers: nobody could do without what they leave out.
 func losses(list []*series, references []string) (lost []loss) {
 	for _, s := range list {
 		if s.Bench == parted {
@@ -126,10 +126,9 @@ func losses(list []*series, references []string) (lost []loss) {
 					continue
 				}
 				r := s.At[x][peer].ratio(s.At[x][figures.Ours])
-				if r.Rounds == 0 || r.Median == 1 || (r.Median > 1) != s.more() {
-					continue
+				if r.Rounds > 0 && r.Low > 0 && (s.more() && r.Low > 1 || !s.more() && r.High < 1) {
+					lost = append(lost, loss{s, x, peer, r})
 				}
-				lost = append(lost, loss{s, x, peer, r, s.more() && r.Low > 1 || !s.more() && r.High < 1})
 			}
 		}
 	}

@@ -84,18 +84,17 @@ func TestLosses(t *testing.T) {
 	rows := slices.Concat(
 		at("requests/s", "gatehouse", 100, 100, 100), at("requests/s", "fast", 200, 300, 150), at("requests/s", "slow", 50, 60, 70),
 		at("requests/s", "even", 90, 110, 120), at("requests/s", "direct", 900, 900, 900),
-		at("MB", "gatehouse", 20, 20, 20), at("MB", "fast", 40, 40, 40), at("MB", "slow", 10, 10, 10),
+		at("MB", "gatehouse", 20, 20, 20), at("MB", "fast", 40, 40, 40), at("MB", "slow", 10, 10, 10), at("MB", "unmeasured", 0, 0, 0),
 	)
 	type lose struct {
 		unit, peer string
 		ratio      float64
-		sure       bool
 	}
 	var got []lose
 	for _, l := range losses(gather(rows), []string{"direct"}) {
-		got = append(got, lose{l.Series.UnitY, l.Peer, l.Ratio.Median, l.Sure})
+		got = append(got, lose{l.Series.UnitY, l.Peer, l.Ratio.Median})
 	}
-	want := []lose{{"requests/s", "even", 1.1, false}, {"requests/s", "fast", 2, true}, {"MB", "slow", 0.5, true}}
+	want := []lose{{"requests/s", "fast", 2}, {"MB", "slow", 0.5}}
 	if !slices.Equal(got, want) {
 		t.Errorf("lost %+v, want %+v", got, want)
 	}
