@@ -174,7 +174,10 @@ func (c *checkCmd) print(s streams, sum wave.Summary, records []wave.Record, v h
 	if c.seen.from == "" {
 		fmt.Fprintf(&b, "\n Asked from this machine itself: a firewall between it and the others does not\n show here. What others see: gatehouse vantage on another machine of yours, then\n gatehouse check --from.\n")
 	}
-	c.seen.print(&b, o.Width, own)
+	if c.seen.from != "" {
+		fmt.Fprintln(&b)
+		c.seen.print(&b, o.Width, own)
+	}
 	if v.Level == harden.LocalOnly {
 		fmt.Fprintf(&b, " Only programs on this machine reach it, which is Ollama's default.\n")
 	}

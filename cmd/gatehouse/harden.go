@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,10 @@ type hardenCmd struct {
 	Root     string `help:"An image's folder instead of this machine: files are changed and nothing is run." placeholder:"DIR" type:"path"`
 	StateDir string `help:"Where the changes are kept, so that they can be taken back." placeholder:"DIR"`
 	Setup
+
+	Outside fromFlags `embed:""`
+
+	pause, patience time.Duration // settleTime and comeBackTime, unless a test has less
 }
 
 func (hardenCmd) Help() string {
@@ -40,11 +45,11 @@ func (hardenCmd) Help() string {
   sudo gatehouse harden --apply --gate  and lets in those who hold a key
   sudo gatehouse harden --undo          every file as it was
 
-Afterwards it looks whether Ollama still answers here, and takes everything back where it does not.
+Afterwards it looks whether Ollama still answers this machine's own programs wherever it did before, and takes everything back where it does not. With --from, a vantage of yours looks before and after: what it gets into is not closed.
 
 A change that was interrupted, by a crash even, is gone on with by --apply and taken back by --undo.
 
-Exits with 3 when there is something to close, with 0 when there is nothing.`
+Exits with 3 when there is something to close, or when it is not closed after --apply, else with 1 when the vantage of --from could not be asked, with 0 when there is nothing.`
 }
 
 // machine is this machine, and what besides the usual places is to be read.
@@ -188,6 +193,13 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 	if c.Undo && c.Gate {
 		return usage(errors.New("--gate goes with --apply"), "gatehouse harden --undo takes back the gate too")
 	}
+	from, err := c.Outside.open()
+	if err == nil && from != nil && c.Root != "" {
+		err = usage(errors.New("--from and --root: nobody can look at an image"), "leave out --from")
+	}
+	if err != nil {
+		return err
+	}
 	m, err := c.Setup.machine()
 	if err != nil {
 		return err
@@ -206,14 +218,14 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 	}
 	k := &harden.Keeper{Machine: m, Dir: dir, Do: s.do, Told: func(what string) { fmt.Fprintln(s.out, "  ", what) }}
 	if c.Undo {
-		return c.undo(ctx, s, k)
+		return c.undo(ctx, s, k, from)
 	}
 	if c.Apply {
 		if err := c.resume(ctx, s, k); err != nil {
 			return err
 		}
 	}
-	facts, verdict := c.look(ctx, m)
+	facts, verdict, seen := c.look(ctx, m, from)
 	plan, err := facts.Plan(verdict, harden.Options{Gate: c.Gate, Program: self(), Unit: docs.Unit, State: "/var/lib/gatehouse"})
 	switch {
 	case errors.Is(err, harden.ErrNoService):
@@ -223,25 +235,19 @@ func (c *hardenCmd) Run(ctx context.Context, s streams) error {
 	case err != nil:
 		return err
 	}
-	if err := c.show(s, k, verdict, plan); err != nil {
+	if err := c.show(s, k, verdict, &seen, plan); err != nil {
 		return err
 	}
-	if !c.Apply {
-		if !plan.Empty() {
-			return codeError(exitFindings)
+	if !c.Apply || len(plan.Steps) == 0 {
+		if verdict.Open() || !c.Apply && !plan.Empty() {
+			err = codeError(exitFindings)
 		}
-		return nil
-	}
-	if len(plan.Steps) == 0 {
-		if verdict.Open() {
-			return codeError(exitFindings)
-		}
-		return nil
+		return seen.join(s, err)
 	}
 	if why := plan.Cuts(os.Getenv("SSH_CONNECTION")); why != "" && c.Root == "" {
 		return usage(errors.New(why), "run it from the console, or by another way in")
 	}
-	return c.apply(ctx, s, k, plan)
+	return c.apply(ctx, s, k, plan, c.clients(ctx, facts), from)
 }
 
 // dir is where the changes are kept. Root's are not in the gate's state folder: that
@@ -262,16 +268,18 @@ func self() string {
 	return path
 }
 
-// look inspects the machine and judges what it reads there, asking nobody.
-func (c *hardenCmd) look(ctx context.Context, m harden.Machine) (*harden.Facts, harden.Verdict) {
+// look inspects the machine and judges what it reads there; nobody is asked but the
+// vantage, if there is one.
+func (c *hardenCmd) look(ctx context.Context, m harden.Machine, from *viewpoint) (*harden.Facts, harden.Verdict, view) {
 	limit, cancel := context.WithTimeout(ctx, 4*inspectTime)
 	defer cancel()
 	facts := harden.Inspect(limit, m)
-	return facts, facts.Judge(nil)
+	seen := from.look(ctx, (&checkCmd{facts: facts}).ports())
+	return facts, facts.Judge(seen.answers()), seen
 }
 
 // show writes the verdict and the plan.
-func (c *hardenCmd) show(s streams, k *harden.Keeper, v harden.Verdict, p *harden.Plan) error {
+func (c *hardenCmd) show(s streams, k *harden.Keeper, v harden.Verdict, seen *view, p *harden.Plan) error {
 	width := options(s.out).Width
 	var b strings.Builder
 	fmt.Fprintln(&b)
@@ -281,6 +289,10 @@ func (c *hardenCmd) show(s streams, k *harden.Keeper, v harden.Verdict, p *harde
 	}
 	fmt.Fprintln(&b)
 	printCauses(&b, width, v)
+	if seen.from != "" {
+		seen.print(&b, width, k.Machine.Addresses)
+		fmt.Fprintln(&b)
+	}
 	if r, err := k.Pending(); err == nil && r != nil {
 		para(&b, width, " ", fmt.Sprintf("An earlier change was interrupted after %d of %d steps: --apply goes on with it, --undo takes it back.", len(r.Done), len(r.Steps)))
 		fmt.Fprintln(&b)
@@ -348,14 +360,13 @@ func (c *hardenCmd) resume(ctx context.Context, s streams, k *harden.Keeper) err
 	return k.Finish()
 }
 
-// apply makes the changes, looks whether Ollama still answers here, and takes them
-// back where it does not.
-func (c *hardenCmd) apply(ctx context.Context, s streams, k *harden.Keeper, p *harden.Plan) error {
-	answered := c.Root == "" && answers(ctx)
+// apply makes the changes, looks whether Ollama still answers those that it answered
+// here, and takes everything back where it does not. Then the vantage looks again.
+func (c *hardenCmd) apply(ctx context.Context, s streams, k *harden.Keeper, p *harden.Plan, clients []uint16, from *viewpoint) error {
 	fmt.Fprintln(s.out)
 	err := k.Apply(ctx, p)
-	if err == nil && answered {
-		err = comesBack(ctx)
+	if err == nil {
+		err = c.comeBack(ctx, clients)
 	}
 	if err != nil {
 		fmt.Fprintf(s.out, "\n That did not go well. Taking it back:\n\n")
@@ -368,59 +379,130 @@ func (c *hardenCmd) apply(ctx context.Context, s streams, k *harden.Keeper, p *h
 		fmt.Fprintf(s.out, "\n Done. To take it back: gatehouse harden --undo --root %s\n", c.Root)
 		return nil
 	}
-	_, after := c.look(ctx, k.Machine)
-	fmt.Fprintf(s.out, "\n Done. Now it is %s: %s\n To take it back: sudo gatehouse harden --undo\n", after.Level, after.Says)
-	if after.Open() {
-		return codeError(exitFindings)
+	_, after, seen := c.look(ctx, k.Machine, from)
+	for tries := 0; tries < 2 && seen.open() && wait(ctx, cmp.Or(c.pause, settleTime)); tries++ {
+		_, after, seen = c.look(ctx, k.Machine, from)
 	}
-	return nil
+	done := "Done. Now it is "
+	if after.Open() {
+		done = "Done, and it is not closed. It is "
+		err = codeError(exitFindings)
+	}
+	c.tell(s, k, done, after, &seen)
+	fmt.Fprintf(s.out, "\n To take it back: sudo gatehouse harden --undo\n")
+	return seen.join(s, err)
 }
 
-func (c *hardenCmd) undo(ctx context.Context, s streams, k *harden.Keeper) error {
+const (
+	// settleTime is given to what was reloaded: nginx answers before its old workers
+	// have stopped to, and a vantage answers a few times a minute.
+	settleTime = 5 * time.Second
+	// comeBackTime is given to what was started again.
+	comeBackTime = time.Minute
+)
+
+// tell says how the machine is now.
+func (c *hardenCmd) tell(s streams, k *harden.Keeper, what string, v harden.Verdict, seen *view) {
+	width := options(s.out).Width
+	var b strings.Builder
+	fmt.Fprintln(&b)
+	para(&b, width, " ", what+string(v.Level)+": "+v.Says)
+	fmt.Fprintln(&b)
+	if v.Open() {
+		printCauses(&b, width, v)
+	}
+	seen.print(&b, width, k.Machine.Addresses)
+	fmt.Fprint(s.out, b.String())
+}
+
+func (c *hardenCmd) undo(ctx context.Context, s streams, k *harden.Keeper, from *viewpoint) error {
 	runs, err := k.Runs()
 	if err == nil && len(runs) == 0 {
 		err = harden.ErrNothing
 	}
+	var clients []uint16
 	if err == nil {
+		facts := &harden.Facts{}
+		if c.Root == "" {
+			facts, _, _ = c.look(ctx, k.Machine, nil)
+		}
+		clients = c.clients(ctx, facts)
 		err = k.Undo(ctx)
 	}
 	if errors.Is(err, harden.ErrNothing) {
 		return usage(fmt.Errorf("%s: %w", k.Dir, err), "gatehouse harden shows what could be changed")
 	}
-	if err == nil {
-		fmt.Fprintf(s.out, "\n All is as it was before.\n")
+	if err != nil {
+		return err
 	}
-	return err
+	fmt.Fprintf(s.out, "\n All is as it was before.\n")
+	if err := c.comeBack(ctx, clients); err != nil {
+		return err
+	}
+	if from == nil {
+		return nil
+	}
+	_, v, seen := c.look(ctx, k.Machine, from)
+	c.tell(s, k, "It is ", v, &seen)
+	return seen.join(s, nil)
 }
 
-// answers reports whether Ollama answers its own machine's programs.
-func answers(ctx context.Context) bool {
+// clients are the ports on 127.0.0.1 at which programs of this machine get an Ollama
+// without a key, by itself or by way of a proxy.
+func (c *hardenCmd) clients(ctx context.Context, facts *harden.Facts) (ports []uint16) {
+	if c.Root != "" {
+		return nil
+	}
+	for _, p := range (&checkCmd{facts: facts}).ports() {
+		if answers(ctx, p) == http.StatusOK {
+			ports = append(ports, p)
+		}
+	}
+	return ports
+}
+
+// answers is the status that programs of this machine get there, 0 for none.
+func answers(ctx context.Context, port uint16) int {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:11434/api/version", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/api/version", port), nil)
 	if err != nil {
-		return false
+		return 0
 	}
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
-		return false
+		return 0
 	}
 	defer resp.Body.Close()
-	return resp.StatusCode == http.StatusOK
+	return resp.StatusCode
 }
 
-// comesBack waits for Ollama, which may just have been started again.
-func comesBack(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+// comeBack waits until Ollama, which may just have been started again, answers at
+// each port of clients. Where the gate was put in between, it asks for a key there.
+func (c *hardenCmd) comeBack(ctx context.Context, clients []uint16) error {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(c.patience, comeBackTime))
 	defer cancel()
-	for !answers(ctx) {
-		select {
-		case <-ctx.Done():
-			return errors.New("no Ollama answers on 127.0.0.1:11434 any more")
-		case <-time.After(200 * time.Millisecond):
+	for _, port := range clients {
+		for {
+			if status := answers(ctx, port); status == http.StatusOK || c.Gate && status == http.StatusUnauthorized {
+				break
+			}
+			if !wait(ctx, 200*time.Millisecond) {
+				return fmt.Errorf("no Ollama answers on 127.0.0.1:%d any more", port)
+			}
 		}
 	}
 	return nil
+}
+
+// wait waits for d, and reports whether ctx lasts.
+func wait(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
 }
 
 // do runs a command of a plan.

@@ -239,6 +239,11 @@ func (v *view) answers() (answers []harden.Answer) {
 	return answers
 }
 
+// open reports whether an Ollama answered the vantage.
+func (v *view) open() bool {
+	return slices.ContainsFunc(v.answers(), func(a harden.Answer) bool { return a.Said == "open" && !a.Place.Addr().IsLoopback() })
+}
+
 // records are the same as a scan has them, marked with who looked.
 func (v *view) records(waveID string, now time.Time) (records []wave.Record) {
 	for _, l := range v.looks {
@@ -262,12 +267,11 @@ func (v *view) print(b *strings.Builder, width int, own []netip.Addr) {
 		return
 	}
 	if err := v.untested(); err != nil {
-		fmt.Fprintln(b)
 		text := err.Error()
 		para(b, width, " ", strings.ToUpper(text[:1])+text[1:]+".")
 		return
 	}
-	fmt.Fprintf(b, "\n Seen from %s:\n", report.Clean(v.from))
+	fmt.Fprintf(b, " Seen from %s:\n", report.Clean(v.from))
 	type line struct{ family, outcome, place, what string }
 	var lines []line
 	wide, loops := 0, false

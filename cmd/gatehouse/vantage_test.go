@@ -13,8 +13,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"gatehouse/internal/connect"
+	"gatehouse/internal/harden"
 	"gatehouse/internal/ollama/ollamatest"
 	"gatehouse/internal/vantage"
 )
@@ -31,6 +33,10 @@ func TestVantageUsage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	good := filepath.Join(dir, "good")
+	if err := os.WriteFile(good, []byte("gv_y@SHA256:"+strings.Repeat("A", 43)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	bad := filepath.Join(dir, "bad")
 	if err := os.MkdirAll(filepath.Join(bad, "vantage"), 0o700); err != nil {
 		t.Fatal(err)
@@ -45,6 +51,8 @@ func TestVantageUsage(t *testing.T) {
 		{"check --from there.example", "not a host with a port", "such as --from there.example:7443"},
 		{"check --from :7443", "not a host with a port", "such as --from there.example:7443"},
 		{"check --from there.example:7443", "--from without a token", "--from-token"},
+		{"harden --from there.example:7443", "--from without a token", "--from-token"},
+		{"harden --root " + dir + " --from there.example:7443 --from-token " + good, "nobody can look at an image", "leave out --from"},
 		{"check --from-token " + odd, "--from-token without a vantage", "--from there.example:7443"},
 		{"check --from there.example:7443 --from-token /nonexistent", "no such file", "yours alone"},
 		{"check --from there.example:7443 --from-token " + open, "chmod 600 " + open, "yours alone"},
@@ -149,5 +157,62 @@ func TestCheckFrom(t *testing.T) {
 	}
 	if harm := st.Harm(); len(harm) > 0 {
 		t.Errorf("check harms: %q", harm)
+	}
+}
+
+// TestHardenFrom: what a vantage still gets into after the changes is not closed,
+// and changes that cut off this machine's own programs are taken back.
+func TestHardenFrom(t *testing.T) {
+	st, err := ollamatest.One(ollamatest.Variant("ollama/0.17.4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(st.Close)
+	house := st.Houses[0].Addr
+	file := filepath.Join(t.TempDir(), "conf")
+	apply := func(from *viewpoint, do func()) (int, string, string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("old\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		k := &harden.Keeper{
+			Machine: harden.Machine{OS: "none", Root: "/"}, Dir: t.TempDir(),
+			Do: func(context.Context, []string, bool) error { do(); return nil },
+		}
+		plan := &harden.Plan{Steps: []harden.Step{
+			{File: &harden.Change{Path: filepath.ToSlash(file), Before: []byte("old\n"), After: []byte("new\n"), Is: true, Mode: 0o600}},
+			{Run: &harden.Command{Do: []string{"restart"}}},
+		}}
+		var out, errOut strings.Builder
+		code := complain(&errOut, (&hardenCmd{pause: time.Nanosecond, patience: time.Second}).apply(t.Context(), streams{out: &out, err: &errOut}, k, plan, []uint16{house.Port()}, from))
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line, columns := widest(out.String()); columns > 80 {
+			t.Errorf("a line of %d columns: %q", columns, line)
+		}
+		return code, out.String() + errOut.String(), string(text)
+	}
+	nothing := func() {}
+	away := beyond(t, "203.0.113.5", house)
+	away.token = "gv_other"
+	for _, c := range []struct {
+		from *viewpoint
+		code int
+		says string
+	}{
+		{beyond(t, "203.0.113.5", netip.AddrPort{}), exitOK, "Done. Now it is "},
+		{away, exitFailed, "Not tested from outside: "},
+	} {
+		if code, out, text := apply(c.from, nothing); code != c.code || !strings.Contains(out, c.says) || text != "new\n" {
+			t.Errorf("exit code %d, want %d and %q; the file is %q:\n%s", code, c.code, c.says, text, out)
+		}
+	}
+	if code, out, text := apply(beyond(t, "203.0.113.5", house), nothing); code != exitFindings || !strings.Contains(out, "\n Done, and it is not closed. It is OPEN TO THE INTERNET: Ollama answers\n 127.0.0.1:") || text != "new\n" {
+		t.Errorf("what is open from outside: exit code %d; the file is %q:\n%s", code, text, out)
+	}
+	if code, out, text := apply(nil, st.Close); code != exitFailed || !strings.Contains(out, "no Ollama answers on "+house.String()+" any more") || text != "old\n" {
+		t.Errorf("cut off: exit code %d; the file is %q:\n%s", code, text, out)
 	}
 }

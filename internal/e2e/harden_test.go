@@ -238,7 +238,14 @@ func TestHarden(t *testing.T) {
 	if again := b.harden(3); again.out != r.out {
 		t.Errorf("two plans of one machine:\n%s\n%s", r.out, again.out)
 	}
-	b.harden(0, "--apply")
+	_, port, token := startVantage(t, enter(b.vantage))
+	from := "10.77.1.1:" + port
+	r = b.harden(0, "--apply", "--from", from, "--from-token", token)
+	for _, want := range []string{"OPEN TO THE NETWORK: Ollama answers " + from + " at 10.77.1.2:11434, without a lock.", "Done. Now it is GUARDED", from + " gets no answer at 10.77.1.2:11434"} {
+		if !strings.Contains(strings.Join(strings.Fields(r.out), " "), want) {
+			t.Errorf("%v does not say %q:\n%s", r, want, r.out)
+		}
+	}
 	b.expect("11434", "000", "000", "hardened")
 	b.check(0, "GUARDED", "inet gatehouse closed")
 	if got := b.in("curl", "-s", "http://127.0.0.1:11434/"); got != "Ollama is running" {
@@ -247,7 +254,10 @@ func TestHarden(t *testing.T) {
 	if r := b.harden(0); !strings.Contains(r.out, "Nothing to change.") {
 		t.Errorf("hardened, there is more to do:\n%s", r.out)
 	}
-	b.harden(0, "--undo")
+	r = b.harden(0, "--undo", "--from", from, "--from-token", token)
+	if !strings.Contains(strings.Join(strings.Fields(r.out), " "), "It is OPEN TO THE NETWORK: Ollama answers "+from+" at 10.77.1.2:11434") {
+		t.Errorf("%v:\n%s", r, r.out)
+	}
 	b.expect("11434", "200", "200", "taken back")
 	if after := b.etcText(); after != before {
 		t.Errorf("taken back, /etc is\n%s\nand was\n%s", after, before)
