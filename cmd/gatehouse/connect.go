@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log"
 	"net"
 	"net/http"
@@ -35,7 +36,11 @@ type connectCmd struct {
 	Origins []string `help:"Web origins whose pages may call, besides those of this machine." placeholder:"ORIGIN"`
 	Tailnet bool     `help:"Send no key: the gate is on this machine's tailnet and knows it by that."`
 	Login   bool     `help:"Ask for the key, or read it from standard input, and keep it." xor:"do"`
+	Logout  bool     `help:"Delete the key that is kept." xor:"do"`
 	Check   bool     `help:"Say whether the gate is there, and what the key may do." xor:"do"`
+
+	Install   bool `help:"Start it at login from now on, as a user unit of systemd." xor:"do"`
+	Uninstall bool `help:"Start it no more." xor:"do"`
 }
 
 func (connectCmd) Help() string {
@@ -46,6 +51,10 @@ func (connectCmd) Help() string {
   ollama list
   gatehouse connect --tailnet http://100.64.0.1:11434  a gate on the tailnet
 
+With --install, systemd starts it at each login; --uninstall ends that.
+
+A key that the gate accepts no more, after a rotation, is looked for again where it is kept: a new --login is enough.
+
 The key is kept in the system's keyring or, where there is none, in a file for you alone; $GATEHOUSE_KEY counts more than either. It is never taken from the command line, which others can read. The gate's certificate is held against the system's authorities, or --ca, or --pin. Without one, by http, a gate is reached at its address on this machine's tailnet and at no other.`
 }
 
@@ -54,8 +63,13 @@ func (c *connectCmd) Run(ctx context.Context, s streams) error {
 	if err != nil {
 		return err
 	}
-	if c.Login {
+	switch {
+	case c.Login:
 		return c.login(s, gate)
+	case c.Logout:
+		return c.logout(s, gate)
+	case c.Uninstall:
+		return c.uninstall(ctx, s, gate)
 	}
 	if err := c.valid(); err != nil {
 		return err
@@ -63,6 +77,9 @@ func (c *connectCmd) Run(ctx context.Context, s streams) error {
 	config, how, err := c.verify()
 	if err != nil {
 		return err
+	}
+	if c.Install {
+		return c.install(ctx, s, gate)
 	}
 	secret := ""
 	if !c.Tailnet {
@@ -78,7 +95,10 @@ func (c *connectCmd) Run(ctx context.Context, s streams) error {
 	if c.Check {
 		return c.check(ctx, s, gate, transport, how, secret)
 	}
-	f := &connect.Forwarder{Gate: gate, Key: secret, Keyless: c.Tailnet, Transport: transport, Origins: c.Origins, ErrorLog: log.New(s.err, "gatehouse: ", 0)}
+	f := &connect.Forwarder{
+		Gate: gate, Key: secret, Keyless: c.Tailnet, Reread: func() (string, error) { return c.secret(gate) },
+		Transport: transport, Origins: c.Origins, ErrorLog: log.New(s.err, "gatehouse: ", 0),
+	}
 	return c.serve(ctx, s, gate, f, how)
 }
 
@@ -98,7 +118,7 @@ func (c *connectCmd) gate() (*url.URL, error) {
 	if u.Scheme == "http" && !isLoopback(u.Hostname()) && !connect.OnTailnet(u.Hostname()) {
 		return nil, usage(fmt.Errorf("%s: the key would travel in the clear", c.URL), "give the gate's https address, or its address on the tailnet, such as http://100.64.0.1:11434")
 	}
-	if c.Tailnet && c.Login {
+	if c.Tailnet && (c.Login || c.Logout) {
 		return nil, usage(errors.New("--tailnet sends no key, and --login keeps one"), "give one of them")
 	}
 	u.Host = strings.ToLower(u.Host)
@@ -152,8 +172,12 @@ func (c *connectCmd) keyFile(gate *url.URL) (string, error) {
 	if err != nil {
 		return "", usage(err, "name a file with --key-file")
 	}
-	name := strings.NewReplacer("/", "_", ":", "_", "[", "", "]", "").Replace(gate.Host + gate.Path)
-	return filepath.Join(dir, "gatehouse", name+".key"), nil
+	return filepath.Join(dir, "gatehouse", fileName(gate)+".key"), nil
+}
+
+// fileName is a gate's address as files are named after it.
+func fileName(gate *url.URL) string {
+	return strings.NewReplacer("/", "_", ":", "_", "[", "", "]", "").Replace(gate.Host + gate.Path)
 }
 
 func (c *connectCmd) secret(gate *url.URL) (string, error) {
@@ -162,6 +186,11 @@ func (c *connectCmd) secret(gate *url.URL) (string, error) {
 			return secret, nil
 		}
 	}
+	return c.kept(gate)
+}
+
+// kept is the key from where it lasts.
+func (c *connectCmd) kept(gate *url.URL) (string, error) {
 	file, err := c.keyFile(gate)
 	if err != nil {
 		return "", err
@@ -211,6 +240,28 @@ func (c *connectCmd) login(s streams, gate *url.URL) error {
 		return usage(fmt.Errorf("keep the key: %w", err), "on the gate, gatehouse key add NAME makes one")
 	}
 	_, err = fmt.Fprintf(s.out, "The key for %s is kept in %s.\n", gate, report.Clean(where))
+	return err
+}
+
+// logout deletes a key.
+func (c *connectCmd) logout(s streams, gate *url.URL) error {
+	file, err := c.keyFile(gate)
+	if err != nil {
+		return err
+	}
+	where := []string{file}
+	if c.KeyFile != "" {
+		err = os.Remove(file)
+	} else {
+		where, err = connect.Forget(gate.String(), file)
+	}
+	if errors.Is(err, connect.ErrNoKey) || errors.Is(err, fs.ErrNotExist) {
+		return usage(fmt.Errorf("no key is kept for %s", gate), "keys are kept by address: give the one of --login, and its --key-file if it had one")
+	}
+	if err != nil {
+		return fmt.Errorf("delete the key: %w", err)
+	}
+	_, err = fmt.Fprintf(s.out, "The key for %s is deleted from %s.\nOn the gate it is good until gatehouse key revoke.\n", gate, report.Clean(strings.Join(where, " and ")))
 	return err
 }
 

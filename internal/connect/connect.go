@@ -5,11 +5,13 @@
 package connect
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log"
 	"net"
 	"net/http"
@@ -19,6 +21,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,13 +35,30 @@ type Forwarder struct {
 	Gate    *url.URL // with the path under which the gate serves, if any
 	Key     string   // the gate's, in place of whatever the program sends
 	Keyless bool     // the gate knows this machine by its tailnet: none is sent
+	// Reread looks for the key again when the gate does not accept it: it may have
+	// been rotated. It is called every [RereadEvery] at most, by one request at a
+	// time. Nil keeps Key for good.
+	Reread func() (string, error)
 	// Transport reaches the gate; see [Transport].
 	Transport http.RoundTripper
 	// Origins are web origins whose pages may call, besides those that Ollama
 	// itself lets in: pages of this machine, and desktop programs.
 	Origins  []string
 	ErrorLog *log.Logger // nil is the log package's own
+
+	reading sync.Mutex
+	read    time.Time              // when Reread was called; guarded by reading
+	newer   atomic.Pointer[string] // what it found, in place of Key
 }
+
+// RereadEvery is the least time between two looks for a new key, however many
+// requests the gate turns away meanwhile.
+const RereadEvery = 5 * time.Second
+
+// maxAgain bounds a body, in bytes, that is kept to be sent once more with another
+// key. A larger one, or one whose length nobody knows, is not sent twice: its
+// program gets the gate's answer, and the next request has the new key.
+const maxAgain = 256 << 10
 
 // credentials are the headers that carry one. What a program puts there is a
 // placeholder that its library insists on, or meant for somebody else.
@@ -66,12 +87,22 @@ func (f *Forwarder) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if f.Key == "" && !f.Keyless {
+	if f.key() == "" && !f.Keyless {
 		refuse(w, r, http.StatusUnauthorized, "no-key", "gatehouse connect has no key for the gate")
 		return
 	}
+	if f.Reread != nil && !f.Keyless && r.ContentLength > 0 && r.ContentLength <= maxAgain {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			refuse(w, r, http.StatusBadRequest, "broken-body", "the request's body is not whole")
+			return
+		}
+		r = r.Clone(r.Context())
+		r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		r.Body, _ = r.GetBody()
+	}
 	proxy := httputil.ReverseProxy{
-		Rewrite: f.rewrite, Transport: f.Transport, ErrorHandler: f.failed, ErrorLog: f.ErrorLog,
+		Rewrite: f.rewrite, Transport: keyed{f}, ErrorHandler: f.failed, ErrorLog: f.ErrorLog,
 		FlushInterval:  -1, // each piece as it comes, whatever its type
 		ModifyResponse: ownCORS,
 	}
@@ -92,9 +123,62 @@ func (f *Forwarder) rewrite(p *httputil.ProxyRequest) {
 			h.Del(name)
 		}
 	}
-	if !f.Keyless {
-		h.Set("Authorization", "Bearer "+f.Key)
+}
+
+// keyed is the way to the gate, with the key, if one is sent.
+type keyed struct{ *Forwarder }
+
+// RoundTrip adds the key, and asks once more where the gate does not accept it and
+// another is found.
+func (f keyed) RoundTrip(r *http.Request) (*http.Response, error) {
+	if f.Keyless {
+		return f.Transport.RoundTrip(r)
 	}
+	secret := f.key()
+	r.Header.Set("Authorization", "Bearer "+secret) // r is ReverseProxy's own copy
+	resp, err := f.Transport.RoundTrip(r)
+	if err != nil || resp.StatusCode != http.StatusUnauthorized || !f.renew(secret) {
+		return resp, err
+	}
+	again := r.Clone(r.Context())
+	switch {
+	case r.GetBody != nil:
+		if again.Body, err = r.GetBody(); err != nil {
+			return resp, nil
+		}
+	case r.Body != nil && r.Body != http.NoBody:
+		return resp, nil
+	}
+	_ = resp.Body.Close() // said again, or not at all
+	again.Header.Set("Authorization", "Bearer "+f.key())
+	return f.Transport.RoundTrip(again)
+}
+
+func (f *Forwarder) key() string {
+	if newer := f.newer.Load(); newer != nil {
+		return *newer
+	}
+	return f.Key
+}
+
+// renew looks for another key than the one that was refused, unless somebody does
+// or did so a moment ago, and reports whether there is one.
+func (f *Forwarder) renew(refused string) bool {
+	if f.Reread == nil || !f.reading.TryLock() { // a keyring may take its time
+		return f.key() != refused
+	}
+	defer f.reading.Unlock()
+	if f.key() != refused {
+		return true
+	}
+	if now := time.Now(); f.read.IsZero() || now.Sub(f.read) >= RereadEvery {
+		f.read = now
+		if secret, err := f.Reread(); err == nil && secret != "" && secret != refused {
+			f.newer.Store(&secret)
+			return true
+		}
+	}
+	return false
 }
 
 // ownCORS leaves what a page may read to ServeHTTP.

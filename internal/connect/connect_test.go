@@ -14,8 +14,11 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/zalando/go-keyring"
 
@@ -299,6 +302,13 @@ func TestKeys(t *testing.T) {
 		t.Errorf("another gate's: %v", err)
 	}
 
+	if where, err := connect.Forget("https://box", file); err != nil || len(where) != 1 || where[0] == file {
+		t.Errorf("forgotten in %q: %v", where, err)
+	}
+	if _, _, err := connect.Kept("https://box", file); !errors.Is(err, connect.ErrNoKey) {
+		t.Errorf("forgotten, and kept: %v", err)
+	}
+
 	keyring.MockInitWithError(errors.New("no keyring here"))
 	if where, err := connect.Keep("https://box", secret, file); err != nil || where != file {
 		t.Fatalf("kept in %s: %v", where, err)
@@ -319,4 +329,70 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%.20q is kept: %v", wrong, err)
 		}
 	}
+	if where, err := connect.Forget("https://box", file); err != nil || len(where) != 1 || where[0] != file {
+		t.Errorf("forgotten in %q: %v", where, err)
+	}
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file is there still: %v", err)
+	}
+	if _, err := connect.Forget("https://box", file); !errors.Is(err, connect.ErrNoKey) {
+		t.Errorf("forgotten twice: %v", err)
+	}
 }
+
+// TestRotation: a key that the gate accepts no more is looked for again, and the
+// request that found out gets through; how often is bounded, whoever asks.
+func TestRotation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		good, kept, reads := "gh_1", "gh_1", 0
+		var bodies []string
+		f := &connect.Forwarder{
+			Gate: &url.URL{Scheme: "https", Host: "box"}, Key: "gh_1",
+			Reread: func() (string, error) { reads++; return kept, nil },
+			Transport: roundTrip(func(r *http.Request) (*http.Response, error) {
+				body := []byte{}
+				if r.Body != nil {
+					body, _ = io.ReadAll(r.Body)
+				}
+				bodies = append(bodies, string(body))
+				w := httptest.NewRecorder()
+				if r.Header.Get("Authorization") != "Bearer "+good {
+					w.WriteHeader(http.StatusUnauthorized)
+				}
+				return w.Result(), nil
+			}),
+		}
+		ask := func(body io.Reader, want, wantReads int) {
+			t.Helper()
+			r := httptest.NewRequest("POST", "http://localhost/api/chat", body)
+			w := httptest.NewRecorder()
+			f.ServeHTTP(w, r)
+			if w.Code != want || reads != wantReads {
+				t.Errorf("%d, want %d; the key was looked for %d times, want %d", w.Code, want, reads, wantReads)
+			}
+		}
+		ask(strings.NewReader("{}"), 200, 0)
+		good, kept = "gh_2", "gh_2"
+		ask(strings.NewReader("{}"), 200, 1)
+		if want := []string{"{}", "{}", "{}"}; !slices.Equal(bodies, want) {
+			t.Errorf("the gate got %q, want %q", bodies, want)
+		}
+		good = "gh_3" // and nobody has put it where it is kept
+		for range 50 {
+			ask(nil, 401, 1)
+		}
+		time.Sleep(connect.RereadEvery)
+		for range 50 {
+			ask(nil, 401, 2)
+		}
+		kept = "gh_3"
+		time.Sleep(connect.RereadEvery)
+		// A body that cannot be sent twice is not; the next one has the key.
+		ask(io.MultiReader(strings.NewReader("long")), 401, 3)
+		ask(nil, 200, 3)
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

@@ -43,6 +43,24 @@ func Kept(gate, file string) (secret, where string, err error) {
 	return secret, file, err
 }
 
+// Forget takes the key for a gate out of the keyring, and removes the file that it
+// may be in instead. It says where it was.
+func Forget(gate, file string) (where []string, err error) {
+	if ring := keyring.Delete(service, gate); ring == nil {
+		where = append(where, "the system's keyring")
+	}
+	switch err := os.Remove(file); {
+	case err == nil:
+		where = append(where, file)
+	case !errors.Is(err, fs.ErrNotExist):
+		return where, err
+	}
+	if len(where) == 0 {
+		return nil, ErrNoKey
+	}
+	return where, nil
+}
+
 // WriteKey writes a key file for its owner alone, whole or not at all.
 func WriteKey(file, secret string) error {
 	if err := plausible(secret); err != nil {
