@@ -123,11 +123,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return exited
 	}
 	if err != nil {
-		hint := "gatehouse --help"
-		if pe, ok := errors.AsType[*kong.ParseError](err); ok && pe.Context != nil && pe.Context.Selected() != nil {
-			hint = pe.Context.Selected().FullPath() + " --help"
-		}
-		return complain(errOut, usage(err, "see "+hint))
+		return complain(errOut, misused(err))
 	}
 	return complain(errOut, parsed.Run(parser.Model))
 }
