@@ -313,7 +313,7 @@ func csvRows(t *testing.T, records []wave.Record) []map[string]string {
 func TestCSVHeader(t *testing.T) {
 	const want = "wave,target,address,port,name,path,tls,observed_at,outcome,reason,product,version,confidence," +
 		"hello,read,infer,manage,account,models,largest_model,largest_bytes,running,vram_bytes,hardware," +
-		"min_memory_bytes,severity,score,critical,high,medium,low,findings,cves,country,asn,network,provider,owner,contact,notes\n"
+		"min_memory_bytes,severity,score,critical,high,medium,low,findings,cves,country,asn,network,provider,owner,contact,notes,from\n"
 	var b strings.Builder
 	if err := report.CSV(&b, report.Records(nil)); err != nil {
 		t.Fatal(err)
