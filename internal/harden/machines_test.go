@@ -11,7 +11,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/rogpeppe/go-internal/txtar"
 )
@@ -482,4 +485,48 @@ func TestFromOutside(t *testing.T) {
 			t.Errorf("%s with %v: %s: %s\nfirst cause: %s\nwant %s: %s\nfirst cause: %s", c.name, c.answers, v.Level, v.Says, first, c.want, c.says, c.first)
 		}
 	}
+}
+
+// TestManyContainers: what a machine with fifty containers and thirty addresses is
+// asked does not grow but by one question a container, and those are asked eight at
+// a time: an engine that takes 100 ms for each is read within what check gives it.
+func TestManyContainers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const containers, each = 50, 100 * time.Millisecond
+		m := Machine{OS: "linux", Root: t.TempDir()}
+		for i := range 30 {
+			m.Addresses = append(m.Addresses, netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}))
+		}
+		var asked, now, most atomic.Int32
+		m.Engine = func(ctx context.Context, path string) ([]byte, error) {
+			asked.Add(1)
+			for n, high := now.Add(1), most.Load(); n > high && !most.CompareAndSwap(high, n); high = most.Load() {
+			}
+			defer now.Add(-1)
+			select {
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			case <-time.After(each):
+			}
+			if path == "/containers/json" {
+				return []byte("[" + strings.TrimSuffix(strings.Repeat(`{"Id":"0123456789ab"},`, containers), ",") + "]"), nil
+			}
+			return []byte(`{"Id":"0123456789ab","Name":"/ai","State":{"Running":true},"Config":{"Image":"ollama/ollama"},
+				"HostConfig":{"PortBindings":{"11434/tcp":[{"HostIp":"","HostPort":"11434"}]}},
+				"NetworkSettings":{"Ports":{"11434/tcp":[{"HostIp":"0.0.0.0","HostPort":"11434"}]}}}`), nil
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		facts := Inspect(ctx, m)
+		if took, want := time.Since(began), each*(1+(containers+7)/8); took != want {
+			t.Errorf("it takes %v of waiting, want %v", took, want)
+		}
+		if asked.Load() != 1+containers || most.Load() != 8 {
+			t.Errorf("%d questions, %d at a time", asked.Load(), most.Load())
+		}
+		if len(facts.Causes) == 0 || len(facts.Unseen) > 0 || !slices.Equal(facts.Ports(), []uint16{11434}) {
+			t.Errorf("causes %v, unseen %v, ports %v", facts.Causes, facts.Unseen, facts.Ports())
+		}
+	})
 }
