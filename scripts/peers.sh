@@ -11,7 +11,7 @@ ollama=0.17.4  # the release that testdata/0.17.4 was captured from
 malgo=v0.11.24 # carries miniaudio.h, which Ollama's module leaves out
 pebble=v2.8.0  # an ACME authority for tests
 helm=v3.21.4   # reads the chart that deploy writes
-debian=(systemd-sysv dbus nftables iproute2 ufw iptables docker.io podman) # besides the essential packages
+debian=(libstdc++6 systemd-sysv dbus nftables iproute2 ufw iptables docker.io podman) # besides the essential packages
 sdks=(ollama@0.6.4 openai@6.49.0 @anthropic-ai/sdk@1.13.0)
 
 cache=${GATEHOUSE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gatehouse}
@@ -207,8 +207,10 @@ install_debian() {
 	say "installing a Debian into $peers/debian (a minute, once)"
 	local useless
 	useless=$(printf -- '--dpkgopt=path-exclude=/usr/share/%s/* ' doc man locale info lintian)
+	# In namespaces of its own: should it be killed, neither its programs nor its mounts are left.
 	# shellcheck disable=SC2016,SC2086
-	mmdebstrap --quiet --variant=essential --include="$(IFS=,; echo "${debian[*]}")" $useless --aptopt='Acquire::Retries "3"' \
+	unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
+		mmdebstrap --quiet --variant=essential --include="$(IFS=,; echo "${debian[*]}")" $useless --aptopt='Acquire::Retries "3"' \
 		--customize-hook='echo box >"$1/etc/hostname"' \
 		--customize-hook='chroot "$1" systemctl disable docker.service docker.socket containerd.service podman.service podman.socket podman-restart.service podman-auto-update.service' \
 		--customize-hook='for t in "$1"/etc/systemd/system/timers.target.wants/*; do chroot "$1" systemctl disable "${t##*/}"; done' \
@@ -226,7 +228,7 @@ peers=$(cd "$peers" && pwd) dest=$peers/ollama-$ollama
 if command -v flock >/dev/null; then
 	exec 9>"$peers/lock"
 	flock 9
-	rm -rf "$peers"/tmp.* # of a call that was killed
+	rm -rf --one-file-system "$peers"/tmp.* # of a call that was killed
 fi
 tmp=$(mktemp -d "$peers/tmp.XXXXXX")
 trap 'rm -rf "$tmp"' EXIT

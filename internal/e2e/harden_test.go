@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"gatehouse/internal/ollama/realollama"
 )
@@ -133,7 +134,7 @@ func (b *box) start(port string, env []string, words ...string) {
 // sees is what curl gets at the vantage: a status, or 000 when nothing comes.
 func (b *box) sees(host, port string) string {
 	b.t.Helper()
-	words := append(slices.Clone(b.outside), "curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "4", "http://"+host+":"+port+"/api/version")
+	words := append(slices.Clone(b.outside), "curl", "-g", "-s", "-o", "/dev/null", "-w", "%{http_code}", "--connect-timeout", "1", "--max-time", "10", "http://"+host+":"+port+"/api/version")
 	out, err := exec.CommandContext(b.t.Context(), words[0], words[1:]...).Output()
 	if len(out) != 3 {
 		b.t.Fatalf("curl: %q, %v", out, err)
@@ -144,8 +145,9 @@ func (b *box) sees(host, port string) string {
 func (b *box) expect(port, v4, v6, when string) {
 	b.t.Helper()
 	got4, got6 := b.sees(boxV4, port), b.sees("["+boxV6+"]", port)
-	// nginx answers a reload before its old workers have stopped to accept.
-	for tries := 0; (got4 != v4 || got6 != v6) && tries < 200; tries++ {
+	// A service that was started may not listen yet, and nginx answers a reload before
+	// its old workers have stopped to accept.
+	for end := time.Now().Add(patience / 3); (got4 != v4 || got6 != v6) && time.Now().Before(end); {
 		got4, got6 = b.sees(boxV4, port), b.sees("["+boxV6+"]", port)
 	}
 	if got4 != v4 || got6 != v6 {

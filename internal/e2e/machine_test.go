@@ -311,3 +311,86 @@ WantedBy=default.target
 	m.expect("11434", "000", "000", "done again")
 	guarded("done again")
 }
+
+// image makes the image that ollama/ollama is, as far as is seen from outside, for
+// an engine that no registry can be asked by.
+func (m *machine) image(tool string) {
+	m.t.Helper()
+	m.in("sh", "-c", `tar --create --dereference --directory / usr/local/bin/ollama usr/share/models $(ldd /usr/local/bin/ollama | grep -o '/[^ ]*' | cut -c 2-) |
+		`+tool+` import --change 'ENTRYPOINT ["/usr/local/bin/ollama"]' --change 'CMD ["serve"]' --change 'EXPOSE 11434' \
+		--change 'ENV OLLAMA_HOST=0.0.0.0:11434' --change 'ENV OLLAMA_MODELS=/usr/share/models' --change 'ENV OLLAMA_NO_CLOUD=1' --change 'ENV HOME=/' - docker.io/ollama/ollama:latest`)
+}
+
+// TestEngines: a real Docker that publishes Ollama past ufw, and a real Podman beside it.
+func TestEngines(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.boot()
+	m.in("systemctl", "enable", "--now", "docker")
+	m.image("docker")
+	m.in("ufw", "--force", "enable")
+	m.in("docker", "run", "--detach", "--restart", "always", "--name", "ollama", "--publish", "11434:11434", "ollama/ollama")
+
+	// Docker's program itself takes calls by IPv6, which ufw sees.
+	m.expect("11434", "200", "000", "published by Docker, with ufw")
+	m.check(3, "OPEN TO THE NETWORK", "container ollama", "-p 11434:11434", "the firewall does not see it (ufw's")
+	m.in("ufw", "disable")
+	m.expect("11434", "200", "200", "published by Docker")
+	m.check(3, "OPEN TO THE NETWORK", "container ollama", "on all addresses, IPv4 and IPv6")
+	m.in("ufw", "--force", "enable")
+
+	before, ruleset := m.etcText(), m.in("nft", "list ruleset")
+	r := m.harden(3)
+	if !strings.Contains(r.out, "docker rm -f ollama && docker run -d --name ollama --restart always ") || !strings.Contains(r.out, " -p 127.0.0.1:11434:11434 ollama/ollama\n") {
+		t.Errorf("the plan does not say how to have the container on loopback:\n%s", r.out)
+	}
+	m.harden(0, "--apply")
+	m.expect("11434", "000", "000", "hardened")
+	m.check(0, "GUARDED", "inet gatehouse closed")
+	for when, what := range map[string][]string{
+		"the container was started again": {"docker", "restart", "ollama"},
+		"Docker was":                      {"systemctl", "restart", "docker"},
+		"ufw was":                         {"ufw", "reload"},
+	} {
+		m.in(what...)
+		m.expect("11434", "000", "000", "hardened, and "+when)
+	}
+	m.reboot()
+	until(t, "Docker starts the container with the machine", func() bool {
+		return strings.Contains(m.in("docker", "ps"), "0.0.0.0:11434->11434/tcp")
+	})
+	m.expect("11434", "000", "000", "hardened, and the machine was started again")
+	m.check(0, "GUARDED", "inet gatehouse closed")
+	m.harden(0, "--undo")
+	m.expect("11434", "200", "000", "taken back")
+	if after := m.etcText(); after != before {
+		t.Errorf("taken back, /etc is\n%s\nand was\n%s", after, before)
+	}
+	if after := m.in("nft", "list ruleset"); strings.Contains(after, "gatehouse") {
+		t.Errorf("taken back, the rules are\n%s\nand were\n%s", after, ruleset)
+	}
+
+	// Podman beside Docker, whose container is on loopback now.
+	m.in("docker", "rm", "--force", "ollama")
+	m.in("docker", "run", "--detach", "--name", "ollama", "--publish", "127.0.0.1:11434:11434", "ollama/ollama")
+	m.in("ufw", "disable")
+	m.image("podman")
+	m.in("podman", "run", "--detach", "--pids-limit", "-1", "--name", "other", "--publish", "11500:11434", "ollama/ollama")
+	m.expect("11434", "000", "000", "on loopback")
+	m.expect("11500", "200", "000", "published by Podman")
+	m.check(3, "OPEN TO THE NETWORK", "container other", "-p 11500:11434")
+	m.in("systemctl", "start", "podman.socket")
+	m.check(3, "OPEN TO THE NETWORK", "container other", "-p 11500:11434")
+	near := []string{"podman", "exec", "--env", "OLLAMA_HOST=10.88.0.1:11500", "other", "/usr/local/bin/ollama", "list"}
+	m.in(near...) // a container of the machine's own gets in, and goes on to
+	r = m.harden(3)
+	if !strings.Contains(r.out, "podman rm -f other && podman run -d --name other") || strings.Contains(r.out, "docker rm") {
+		t.Errorf("the plan does not say how to have Podman's container on loopback:\n%s", r.out)
+	}
+	m.harden(0, "--apply")
+	m.expect("11500", "000", "000", "published by Podman and hardened")
+	m.in(near...)
+	m.check(0, "GUARDED", "inet gatehouse closed")
+	m.harden(0, "--undo")
+	m.expect("11500", "200", "000", "taken back")
+}

@@ -366,6 +366,7 @@ table inet gatehouse {
 		iifname { "lo", "docker0" } accept
 		iifname "br-*" accept
 		iifname "podman*" accept
+		iifname "cni-podman*" accept
 		tcp dport { ` + strings.Join(list, ", ") + ` } fib daddr type local drop
 	}
 }
