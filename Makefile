@@ -11,9 +11,12 @@ BASE    ?=
 BENCHGO ?= -bench . -benchtime 200ms
 FUZZTIME ?= 10s
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-TAILNET := ./internal/tailnet/... ./cmd/gatehouse # what the tag tailnet changes; scripts/test.sh has the same
 # Without DWARF and symbol table, which only debuggers read: 16 MB less. Stack traces stay whole.
 LDFLAGS := -s -w -X main.version=$(VERSION)
+# What the tag tailnet changes. The second tag leaves out a server of Tailscale's own that tsnet would
+# open on every address of the machine. scripts/test.sh has the same.
+TAILTAGS := tailnet,ts_omit_peerapiserver
+TAILNET := ./internal/tailnet/... ./cmd/gatehouse
 SYSTEMS := linux/arm64 darwin/arm64 windows/amd64 # that it has to build for, besides this one
 
 .DEFAULT_GOAL := help
@@ -26,7 +29,7 @@ go: # is there a Go that is new enough?
 	@scripts/go.sh $(GO)
 
 build: go ## build ./gatehouse, one static binary; TAGS=tailnet for gate --tailnet
-	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(TAGS)" -ldflags "$(LDFLAGS)" -o gatehouse ./cmd/gatehouse
+	CGO_ENABLED=0 $(GO) build -trimpath -tags "$(subst tailnet,$(TAILTAGS),$(TAGS))" -ldflags "$(LDFLAGS)" -o gatehouse ./cmd/gatehouse
 
 run: build ## build, check this machine, show the demo
 	@./gatehouse check; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ] || exit $$code
@@ -39,8 +42,8 @@ lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
 	$(GO) vet ./...
 	@files=$$($(GO) tool gofumpt -l .); [ -z "$$files" ] || { echo "gofumpt would change:" $$files >&2; exit 1; }
 	$(GO) tool staticcheck ./...
-	$(GO) vet -tags tailnet $(TAILNET)
-	$(GO) tool staticcheck -tags tailnet $(TAILNET)
+	$(GO) vet -tags $(TAILTAGS) $(TAILNET)
+	$(GO) tool staticcheck -tags $(TAILTAGS) $(TAILNET)
 	$(GO) mod tidy -diff
 	@for on in $(SYSTEMS); do \
 		CGO_ENABLED=0 GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -o /dev/null ./cmd/gatehouse || \

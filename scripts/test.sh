@@ -9,5 +9,5 @@ export GATEHOUSE_REQUIRE_PEERS=1
 {
 	"$go" test -race -timeout 20m -json ./...
 	# With the tag tailnet, what differs: all of one room, and of the program the tests that need it.
-	"$go" test -race -timeout 10m -json -tags tailnet -run '^TestTailnet' ./internal/tailnet ./cmd/gatehouse
+	"$go" test -race -timeout 10m -json -tags tailnet,ts_omit_peerapiserver -run '^TestTailnet' ./internal/tailnet ./cmd/gatehouse
 } | "$go" run ./scripts/testlog

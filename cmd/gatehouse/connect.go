@@ -118,7 +118,7 @@ func (c *connectCmd) gate() (*url.URL, error) {
 	if u.Scheme == "http" && !isLoopback(u.Hostname()) && !connect.OnTailnet(u.Hostname()) {
 		return nil, usage(fmt.Errorf("%s: the key would travel in the clear", c.URL), "give the gate's https address, or its address on the tailnet, such as http://100.64.0.1:11434")
 	}
-	if c.Tailnet && (c.Login || c.Logout) {
+	if c.Tailnet && c.Login {
 		return nil, usage(errors.New("--tailnet sends no key, and --login keeps one"), "give one of them")
 	}
 	u.Host = strings.ToLower(u.Host)

@@ -1,4 +1,4 @@
-//go:build tailnet
+//go:build tailnet && ts_omit_peerapiserver
 
 package main
 

@@ -1,4 +1,4 @@
-//go:build tailnet && linux
+//go:build tailnet && ts_omit_peerapiserver && linux
 
 package tailnet
 
@@ -158,16 +158,6 @@ func TestTailnetNode(t *testing.T) {
 			t.Errorf("%s is %+v, %v", addr, peer, err)
 		}
 	}
-	if took := testing.Benchmark(func(b *testing.B) {
-		for b.Loop() {
-			if _, err := n.WhoIs(ctx, first.from); err != nil {
-				b.Fatal(err)
-			}
-		}
-	}); took.N > 0 {
-		t.Logf("whose a machine is: %s", took)
-	}
-
 	if !control.AddRawMapResponse(tailnettest.Node(t, control, "gatehouse").Key, &tailcfg.MapResponse{
 		PeersRemoved: []tailcfg.NodeID{tailnettest.Node(t, control, "laptop").ID},
 	}) {

@@ -4,7 +4,9 @@
 // never decides. It tells nobody but the control server of it: no logs are
 // uploaded.
 //
-// It is built with the tag tailnet only, for it doubles the program.
+// It is built with the tag tailnet only, for it doubles the program, and only
+// together with ts_omit_peerapiserver: tsnet would open Tailscale's PeerAPI on
+// every address of the host otherwise (ipn/ipnlocal/peerapi.go, listen).
 package tailnet
 
 import (

@@ -1,4 +1,4 @@
-//go:build tailnet && linux
+//go:build tailnet && ts_omit_peerapiserver && linux
 
 // Package tailnettest is a tailnet for tests: Tailscale's own control server and
 // relay on loopback, and machines of the tailnet in the test's process. It never
