@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"net/url"
 	"testing"
 )
 
@@ -59,5 +60,32 @@ func TestTailnetTransport(t *testing.T) {
 	}
 	if !errors.Is(err, ErrNoTailnet) || !Untrusted(err) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestKeyless: to a gate that knows the machine no key goes, not even the one
+// that a program made up.
+func TestKeyless(t *testing.T) {
+	gate := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "" || r.Header.Get("X-Api-Key") != "" || r.Header.Get("Cookie") != "" {
+			t.Errorf("the gate was sent %v", r.Header)
+		}
+	}))
+	defer gate.Close()
+	to, err := url.Parse(gate.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, keyless := range []bool{true, false} {
+		f := &Forwarder{Gate: to, Keyless: keyless, Transport: Transport(nil)}
+		r := httptest.NewRequest("GET", "http://localhost/api/tags", nil)
+		r.Header.Set("Authorization", "Bearer sk-made-up")
+		r.Header.Set("X-Api-Key", "sk-made-up")
+		r.Header.Set("Cookie", "a=b")
+		w := httptest.NewRecorder()
+		f.ServeHTTP(w, r)
+		if keyless != (w.Code == http.StatusOK) {
+			t.Errorf("keyless %v: %d %s", keyless, w.Code, w.Body)
+		}
 	}
 }
