@@ -498,7 +498,7 @@ func TestManyContainers(t *testing.T) {
 			m.Addresses = append(m.Addresses, netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}))
 		}
 		var asked, now, most atomic.Int32
-		m.Engine = func(ctx context.Context, path string) ([]byte, error) {
+		ask := func(ctx context.Context, path string) ([]byte, error) {
 			asked.Add(1)
 			for n, high := now.Add(1), most.Load(); n > high && !most.CompareAndSwap(high, n); high = most.Load() {
 			}
@@ -515,6 +515,7 @@ func TestManyContainers(t *testing.T) {
 				"HostConfig":{"PortBindings":{"11434/tcp":[{"HostIp":"","HostPort":"11434"}]}},
 				"NetworkSettings":{"Ports":{"11434/tcp":[{"HostIp":"0.0.0.0","HostPort":"11434"}]}}}`), nil
 		}
+		m.Engines = []Engine{{Tool: "docker", Ask: ask}}
 		ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 		defer cancel()
 		began := time.Now()
