@@ -41,6 +41,8 @@ missing_packages() {
 	have zmap || echo zmap
 	have nft || echo nftables
 	have ip || echo iproute2
+	have gnome-keyring-daemon || echo gnome-keyring
+	have dbus-run-session || echo dbus-daemon
 	have node || echo nodejs
 	have npm || echo npm
 	have nft || echo nftables
