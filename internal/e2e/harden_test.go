@@ -63,6 +63,17 @@ func hold(t *testing.T, words ...string) int {
 	return cmd.Process.Pid
 }
 
+// child is the one process that a process has started; 0 while there is none.
+func child(t *testing.T, pid int) int {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
+	return n
+}
+
 func enter(pid int, more ...string) []string {
 	words := []string{"nsenter", "--target", strconv.Itoa(pid), "--user", "--net", "--preserve-credentials"}
 	return append(append(words, more...), "--")
@@ -72,9 +83,10 @@ func newBox(t *testing.T) *box {
 	t.Helper()
 	dir := t.TempDir()
 	b := &box{t: t, etc: filepath.Join(dir, "up"), state: filepath.Join(t.TempDir(), "state")}
-	self := hold(t, "unshare", "--user", "--map-root-user", "--net", "--mount", "--")
+	// It has processes of its own too: other tests' Ollamas come and go.
+	self := child(t, hold(t, "unshare", "--user", "--map-root-user", "--net", "--mount-proc", "--pid", "--fork", "--kill-child", "--"))
 	vantage := hold(t, append(enter(self), "unshare", "--net", "--")...)
-	b.inside, b.outside = enter(self, "--mount"), enter(vantage)
+	b.inside, b.outside = enter(self, "--mount", "--pid"), enter(vantage)
 	b.own = b.inside
 	for _, name := range []string{b.etc, filepath.Join(dir, "work")} {
 		if err := os.Mkdir(name, 0o755); err != nil {
@@ -83,7 +95,7 @@ func newBox(t *testing.T) *box {
 	}
 	b.in("mount", "-t", "overlay", "overlay", "-o", fmt.Sprintf("lowerdir=/etc,upperdir=%s,workdir=%s/work", b.etc, dir), "/etc")
 	b.in("mount", "-t", "tmpfs", "tmpfs", "/run") // no systemd of this machine's is to be asked
-	b.in("ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", strconv.Itoa(vantage))
+	b.must(enter(self), []string{"ip", "link", "add", "wire", "type", "veth", "peer", "name", "wire", "netns", strconv.Itoa(vantage)})
 	for _, end := range []struct {
 		run    func(...string) string
 		v4, v6 string
