@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,12 +30,38 @@ type facts struct {
 
 	hostile   string // what breaks HTTP's rules or a budget
 	malformed string // what breaks the API's rules
+
+	pageTitle []byte  // of GET /; see titleOf
+	notes     [4]note // on the first exchanges, the reads that every host is asked
 }
+
+// note is what is asked again and again of one exchange, and worked out once.
+type note struct {
+	packed    []byte // see facts.packed
+	lock      string // see lock
+	lockKnown bool
+}
+
+// noteOf is the note on x; nil for an exchange that has none.
+func (f *facts) noteOf(x *evidence.Exchange) *note {
+	for i := range min(len(f.host.Exchanges), len(f.notes)) {
+		if x == &f.host.Exchanges[i] {
+			return &f.notes[i]
+		}
+	}
+	return nil
+}
+
+// maxPage is how many bytes of a body are looked through for words.
+const maxPage = 64 << 10
 
 func read(h *evidence.Host) *facts {
 	f := &facts{host: h}
 	for i := range h.Exchanges {
 		f.take(&h.Exchanges[i])
+	}
+	if x := h.Find(evidence.Root); x != nil {
+		f.pageTitle = titleOf(x.Body)
 	}
 	return f
 }
@@ -48,10 +75,8 @@ func (f *facts) take(x *evidence.Exchange) {
 		// It answered one request and not this one.
 		f.malformed = fmt.Sprintf("%s %s: %s", x.Method, x.Path, x.Error)
 	}
-	if bytes.Contains(bytes.ToLower(x.Body[:min(len(x.Body), 8<<10)]), []byte("ollama")) ||
-		strings.Contains(strings.ToLower(x.Get("WWW-Authenticate")+x.Get("Location")), "ollama") {
-		f.namesOllama = true
-	}
+	f.namesOllama = f.namesOllama || indexFold(x.Body[:min(len(x.Body), 8<<10)], "ollama") >= 0 ||
+		indexFold(x.Get("WWW-Authenticate"), "ollama") >= 0 || indexFold(x.Get("Location"), "ollama") >= 0
 	if x.Status != 200 || x.Error != "" || x.Cut {
 		return
 	}
@@ -89,8 +114,31 @@ func (f *facts) setHostile(format string, args ...any) {
 }
 
 func looksJSON(x *evidence.Exchange) bool {
-	return strings.Contains(strings.ToLower(x.Get("Content-Type")), "json") ||
+	return indexFold(x.Get("Content-Type"), "json") >= 0 ||
 		bytes.HasPrefix(bytes.TrimLeft(x.Body, " \t\r\n"), []byte("{"))
+}
+
+// indexFold is where word, which is ASCII in lower case, begins in text with its
+// letters in any case; -1 when it is not there. To lower the text first would
+// copy it.
+func indexFold[T []byte | string](text T, word string) int {
+	for i := 0; i+len(word) <= len(text); i++ {
+		n := 0
+		for n < len(word) && lower(text[i+n]) == word[n] {
+			n++
+		}
+		if n == len(word) {
+			return i
+		}
+	}
+	return -1
+}
+
+func lower(c byte) byte {
+	if 'A' <= c && c <= 'Z' {
+		c += 'a' - 'A'
+	}
+	return c
 }
 
 // speaksAPI reports whether anything but the banner is in Ollama's shape.
@@ -102,7 +150,19 @@ func (f *facts) claimsOllama() bool { return f.banner || f.tagsOK || f.versionOK
 // locked reports whether the answer to ask is a lock's.
 func (f *facts) locked(ask evidence.Ask) bool {
 	x := f.host.Find(ask)
-	return x != nil && lock(x) != ""
+	return x != nil && f.lock(x) != ""
+}
+
+// lock is lock(x), worked out once.
+func (f *facts) lock(x *evidence.Exchange) string {
+	n := f.noteOf(x)
+	if n == nil {
+		return lock(x)
+	}
+	if !n.lockKnown {
+		n.lock, n.lockKnown = lock(x), true
+	}
+	return n.lock
 }
 
 // lock says which lock answered x, "" when none did.
@@ -129,7 +189,7 @@ func lock(x *evidence.Exchange) string {
 			return "400, asks for a client certificate"
 		}
 	case 200:
-		if page := x.Body[:min(len(x.Body), 64<<10)]; !looksJSON(x) && bytes.Contains(bytes.ToLower(page), []byte(`type="password"`)) {
+		if page := x.Body[:min(len(x.Body), maxPage)]; !looksJSON(x) && indexFold(page, `type="password"`) >= 0 {
 			return "200, a page that asks for a password"
 		}
 	}
@@ -166,7 +226,7 @@ func (f *facts) locks() (signals []Signal) {
 		if x == nil {
 			continue
 		}
-		if saw := lock(x); saw != "" {
+		if saw := f.lock(x); saw != "" {
 			signals = append(signals, Signal{"lock before " + x.Path, "guarded", 0.8, saw})
 		}
 	}
@@ -222,7 +282,7 @@ func (f *facts) proof(asks ...evidence.Ask) State {
 		switch {
 		case isHandler(x):
 			return Proven
-		case lock(x) != "" || x.Status == 404 || x.Status == 405:
+		case f.lock(x) != "" || x.Status == 404 || x.Status == 405:
 			if state == Unknown {
 				state = Denied
 			}
@@ -301,16 +361,21 @@ func (f *facts) retold(ask evidence.Ask) bool {
 
 // fill puts the models into v.
 func (f *facts) fill(v *Verdict) {
-	shown := make(map[string]ollama.ShowReply)
+	var shown map[string]ollama.ShowReply // nil without details
 	for i := range f.host.Exchanges {
 		x := &f.host.Exchanges[i]
 		if x.Ask != evidence.Show || x.Status != 200 {
 			continue
 		}
 		if r, err := ollama.ParseShow(x.Body); err == nil {
+			if shown == nil {
+				shown = make(map[string]ollama.ShowReply)
+			}
 			shown[x.Model] = r
 		}
 	}
+	v.Models = slices.Grow(v.Models, len(f.tags))
+	v.Running = slices.Grow(v.Running, len(f.ps))
 	for i := range f.tags {
 		m := &f.tags[i]
 		s := shown[m.Name]

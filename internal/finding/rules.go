@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	gocvss31 "github.com/pandatix/go-cvss/31"
@@ -216,14 +217,34 @@ func (r rule) found(h *evidence.Host, cves, lines []string) Finding {
 		ID: r.id, Title: r.title, Vector: r.vector, CVEs: cves, Evidence: lines,
 		Remedy: fmt.Sprintf(r.remedy, target(h)),
 	}
-	// The vectors are constants, and a test parses each.
-	if cvss, err := gocvss31.ParseVector(r.vector); err == nil {
-		f.Score = cvss.BaseScore()
-		rating, _ := gocvss31.Rating(f.Score)
-		f.Severity = Severity(strings.ToLower(rating))
-	}
+	f.Score, f.Severity = r.rated()
 	return f
 }
+
+// rated is the base score of the rule's vector, and the severity that it counts
+// as. The vectors are constants, so that each is worked out once; a test parses
+// them.
+func (r rule) rated() (float64, Severity) {
+	if known, ok := ratings.Load(r.vector); ok {
+		is := known.(rating)
+		return is.score, is.severity
+	}
+	var is rating
+	if cvss, err := gocvss31.ParseVector(r.vector); err == nil {
+		is.score = cvss.BaseScore()
+		name, _ := gocvss31.Rating(is.score)
+		is.severity = Severity(strings.ToLower(name))
+	}
+	ratings.Store(r.vector, is)
+	return is.score, is.severity
+}
+
+type rating struct {
+	score    float64
+	severity Severity
+}
+
+var ratings sync.Map // of rating, by vector
 
 // target is how the host is named to look at it again. It is built from what
 // the user asked for, never from what the host said.

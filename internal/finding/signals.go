@@ -145,29 +145,33 @@ func cmpOr(a, b string) string {
 }
 
 func (f *facts) title(words ...string) string {
-	x := f.host.Find(evidence.Root)
-	if x == nil {
-		return ""
-	}
-	body := bytes.ToLower(x.Body[:min(len(x.Body), 64<<10)])
-	_, rest, ok := bytes.Cut(body, []byte("<title"))
-	if !ok {
-		return ""
-	}
-	_, rest, _ = bytes.Cut(rest, []byte(">"))
-	title, _, ok := bytes.Cut(rest, []byte("</title"))
-	title = bytes.TrimSpace(title)
+	title := f.pageTitle
 	for _, w := range words {
-		if ok && (string(title) == w || len(w) > 4 && bytes.Contains(title, []byte(w))) {
+		if title != nil && (string(title) == w || len(w) > 4 && bytes.Contains(title, []byte(w))) {
 			return "GET / -> <title>" + quote(title)
 		}
 	}
 	return ""
 }
 
+// titleOf is the title of a page in lower case, nil when it has none.
+func titleOf(page []byte) []byte {
+	page = page[:min(len(page), maxPage)]
+	at := indexFold(page, "<title")
+	if at < 0 {
+		return nil
+	}
+	_, rest, _ := bytes.Cut(page[at:], []byte(">"))
+	end := indexFold(rest, "</title")
+	if end < 0 {
+		return nil
+	}
+	return append([]byte{}, bytes.TrimSpace(bytes.ToLower(rest[:end]))...)
+}
+
 func (f *facts) server(part string) string {
 	for i := range f.host.Exchanges {
-		if s := f.host.Exchanges[i].Get("Server"); strings.Contains(strings.ToLower(s), part) {
+		if s := f.host.Exchanges[i].Get("Server"); indexFold(s, part) >= 0 {
 			return "Server: " + quote([]byte(s))
 		}
 	}
@@ -186,7 +190,7 @@ func (f *facts) header(name string) string {
 func (f *facts) headerPrefix(prefix string) string {
 	for i := range f.host.Exchanges {
 		for _, h := range f.host.Exchanges[i].Header {
-			if strings.HasPrefix(strings.ToLower(h.Name), prefix) {
+			if len(h.Name) >= len(prefix) && strings.EqualFold(h.Name[:len(prefix)], prefix) {
 				return quote([]byte(h.Name + ": " + h.Value))
 			}
 		}
@@ -196,7 +200,11 @@ func (f *facts) headerPrefix(prefix string) string {
 
 func (f *facts) rootJSON(want string) string {
 	x := f.host.Find(evidence.Root)
-	if x == nil || string(bytes.ReplaceAll(bytes.TrimSpace(x.Body), []byte(" "), nil)) != want {
+	if x == nil {
+		return ""
+	}
+	body := bytes.TrimSpace(x.Body)
+	if !bytes.HasPrefix(body, []byte("{")) || string(bytes.ReplaceAll(body, []byte(" "), nil)) != want {
 		return ""
 	}
 	return line(x, quote(x.Body))
@@ -208,14 +216,32 @@ func (f *facts) inBody(ask evidence.Ask, parts ...string) string {
 	if x == nil {
 		return ""
 	}
-	body := x.Body[:min(len(x.Body), 64<<10)]
-	packed := bytes.ReplaceAll(bytes.ReplaceAll(body, []byte(`": `), []byte(`":`)), []byte(`, "`), []byte(`,"`))
+	packed := f.packed(x)
 	for _, p := range parts {
 		if !bytes.Contains(packed, []byte(p)) {
 			return ""
 		}
 	}
-	return line(x, quote(body))
+	return line(x, quote(x.Body[:min(len(x.Body), maxPage)]))
+}
+
+// packed is the body of x without the spaces that some write between members.
+// It is asked for once for each trait, and made once.
+func (f *facts) packed(x *evidence.Exchange) []byte {
+	n := f.noteOf(x)
+	if n != nil && n.packed != nil {
+		return n.packed
+	}
+	packed := x.Body[:min(len(x.Body), maxPage)]
+	for _, spaced := range []string{`": `, `, "`} {
+		if bytes.Contains(packed, []byte(spaced)) {
+			packed = bytes.ReplaceAll(packed, []byte(spaced), []byte(strings.ReplaceAll(spaced, " ", "")))
+		}
+	}
+	if n != nil {
+		n.packed = packed
+	}
+	return packed
 }
 
 // contradictions lists where a host that claims to be an Ollama contradicts

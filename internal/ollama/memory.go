@@ -181,38 +181,58 @@ type Memory struct {
 //
 // That a model is on disk proves that somebody pulled it, not that it runs
 // there; Basis says so.
-func ModelMemory(m Model, context int64) Memory {
+func ModelMemory(m Model, context int64) Memory { return needOf(&m, context).memory() }
+
+// need is the memory that a model takes, and what that was worked out from.
+type need struct {
+	model   *Model
+	bytes   int64 // 0 when nothing is known
+	size    int64 // on disk, where nothing else tells; else 0
+	params  float64
+	context int64
+}
+
+func needOf(m *Model, context int64) need {
+	if m.Remote() {
+		return need{}
+	}
 	size := int64(0)
 	if !m.Size.Odd && 0 < m.Size.N && m.Size.N <= maxMemory {
 		size = m.Size.N
-	}
-	if m.Remote() {
-		return Memory{}
 	}
 	if context <= 0 {
 		context = DefaultContext
 	}
 	context = min(context, 1<<24)
 
-	name := "a model"
-	if ValidName(m.Name) {
-		name = m.Name
-	}
 	params, err := ParseParameters(m.Details.ParameterSize)
 	weights, ok := FileBytes(params, m.Details.QuantizationLevel)
 	// A file too small for what it claims to be counts with its size.
 	if err != nil || !ok || size > 0 && float64(size) < sizeLeast*float64(weights) {
 		if size == 0 {
-			return Memory{}
+			return need{}
 		}
-		need := size + overhead
-		return Memory{need, fmt.Sprintf("%s, pulled, not seen running: %s on disk + %s overhead = %s",
-			name, inGB(size), inGB(overhead), inGB(need))}
+		return need{model: m, bytes: size + overhead, size: size}
 	}
-	quant, bits, _ := quantBits(m.Details.QuantizationLevel)
-	need := int64(min(float64(weights)+cacheBytes(params, context)+overhead, maxMemory))
-	return Memory{need, fmt.Sprintf("%s, pulled, not seen running: %s × %.2f bit (%s) + %s context + %s overhead = %s",
-		name, humanCount(params), bits, quant, humanContext(context), inGB(overhead), inGB(need))}
+	bytes := int64(min(float64(weights)+cacheBytes(params, context)+overhead, maxMemory))
+	return need{model: m, bytes: bytes, params: params, context: context}
+}
+
+func (n need) memory() Memory {
+	if n.bytes == 0 {
+		return Memory{}
+	}
+	name := "a model"
+	if ValidName(n.model.Name) {
+		name = n.model.Name
+	}
+	if n.size > 0 {
+		return Memory{n.bytes, fmt.Sprintf("%s, pulled, not seen running: %s on disk + %s overhead = %s",
+			name, inGB(n.size), inGB(overhead), inGB(n.bytes))}
+	}
+	quant, bits, _ := quantBits(n.model.Details.QuantizationLevel)
+	return Memory{n.bytes, fmt.Sprintf("%s, pulled, not seen running: %s × %.2f bit (%s) + %s context + %s overhead = %s",
+		name, humanCount(n.params), bits, quant, humanContext(n.context), inGB(overhead), inGB(n.bytes))}
 }
 
 // RunningMemory is the memory that the models loaded now take: their share on
@@ -272,12 +292,13 @@ func claimed(i Int) int64 {
 // is more. Where loaded models did not fit into VRAM, or run without any, they
 // have the last word: what is on disk would fit even less.
 func MinMemory(models []Model, running []Running) Memory {
-	var disk Memory
-	for _, m := range models {
-		if need := ModelMemory(m, 0); need.Bytes > disk.Bytes {
-			disk = need
+	var most need
+	for i := range models {
+		if n := needOf(&models[i], 0); n.bytes > most.bytes {
+			most = n
 		}
 	}
+	disk := most.memory()
 	loaded := loadOf(running)
 	now := loaded.memory()
 	if now.Bytes >= disk.Bytes || loaded.spilled() {

@@ -15,16 +15,33 @@ const (
 // also with "." and ":". The host has up to 350 bytes, the other parts up to 80
 // (types/model/name.go of Ollama 0.17.4). Every name that an Ollama lists is
 // valid.
-func ValidName(name string) bool { return CanonicalName(name) != "" }
+func ValidName(name string) bool {
+	_, _, _, _, ok := nameParts(name)
+	return ok
+}
 
 // CanonicalName returns the one spelling of all names that Ollama takes for the
 // same model: lower case, with the tag, without the registry and the namespace
 // that go without saying. "Llama3.2" and "registry.ollama.ai/library/llama3.2"
 // both become "llama3.2:latest". A name that is not valid becomes "".
 func CanonicalName(name string) string {
-	tag, host, namespace := defaultTag, defaultHost, defaultNamespace
+	host, namespace, model, tag, ok := nameParts(name)
+	if !ok {
+		return ""
+	}
+	// Only now: ToLower makes letters of what is none, the Kelvin sign for one.
+	canonical := strings.ToLower(host + "/" + namespace + "/" + model + ":" + tag)
+	if short, ok := strings.CutPrefix(canonical, defaultHost+"/"); ok {
+		return strings.TrimPrefix(short, defaultNamespace+"/")
+	}
+	return canonical
+}
 
-	model := name
+// nameParts takes a name apart, and fills in what goes without saying.
+func nameParts(name string) (host, namespace, model, tag string, ok bool) {
+	tag, host, namespace = defaultTag, defaultHost, defaultNamespace
+
+	model = name
 	// No tag has a slash: a colon before one belongs to the host.
 	if colon := strings.LastIndexByte(model, ':'); colon > strings.LastIndexByte(model, '/') {
 		model, tag = model[:colon], model[colon+1:]
@@ -37,16 +54,8 @@ func CanonicalName(name string) string {
 			host = strings.TrimPrefix(strings.TrimPrefix(host, "https://"), "http://")
 		}
 	}
-	if !validPart(host, 350, "-.:") || !validPart(namespace, 80, "-") ||
-		!validPart(model, 80, "-.") || !validPart(tag, 80, "-.") {
-		return ""
-	}
-	// Only now: ToLower makes letters of what is none, the Kelvin sign for one.
-	canonical := strings.ToLower(host + "/" + namespace + "/" + model + ":" + tag)
-	if short, ok := strings.CutPrefix(canonical, defaultHost+"/"); ok {
-		return strings.TrimPrefix(short, defaultNamespace+"/")
-	}
-	return canonical
+	return host, namespace, model, tag, validPart(host, 350, "-.:") && validPart(namespace, 80, "-") &&
+		validPart(model, 80, "-.") && validPart(tag, 80, "-.")
 }
 
 // validPart reports whether s is a part of a name of up to limit bytes; marks

@@ -1,8 +1,10 @@
 package ollama
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +98,14 @@ func (i *Int) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	if err != nil {
 		return err
 	}
+	if v.Kind() == '0' {
+		// As json.Unmarshal would, without a decoder of its own for each number.
+		n, err := strconv.ParseInt(string(v), 10, 64)
+		if i.Odd = err != nil; !i.Odd {
+			i.N = n
+		}
+		return nil
+	}
 	i.Odd = json.Unmarshal(v, &i.N) != nil
 	return nil
 }
@@ -111,6 +121,11 @@ func (t *Time) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	v, err := dec.ReadValue()
 	if err != nil {
 		return err
+	}
+	if v.Kind() == '"' && bytes.IndexByte(v, '\\') < 0 {
+		// As json.Unmarshal would, without a decoder of its own for each time.
+		t.Odd = t.Time.UnmarshalText(v[1:len(v)-1]) != nil
+		return nil
 	}
 	t.Odd = v.Kind() == 'n' || json.Unmarshal(v, &t.Time) != nil
 	return nil

@@ -118,8 +118,8 @@ type conversation struct {
 	raw    net.Conn // as dialled
 	conn   net.Conn // raw, or TLS over it; nil when none is open
 	stop   func() bool
+	armed  time.Time // the deadline that raw has now
 	reader *reader
-	out    []byte
 }
 
 func (c *conversation) release() {
@@ -217,13 +217,14 @@ func (c *conversation) askTogether(ctx context.Context, rs []request) bool {
 	if c.conn == nil {
 		return c.askSingly(ctx, rs)
 	}
-	c.out = c.out[:0]
+	out := c.reader.out[:0]
 	for i := range rs {
-		c.out = c.appendRequest(c.out, &rs[i])
+		out = c.appendRequest(out, &rs[i])
 	}
+	c.reader.out = out
 	sent := time.Now()
 	c.arm(sent)
-	if _, err := c.conn.Write(c.out); err != nil {
+	if _, err := c.conn.Write(out); err != nil {
 		c.hangUp()
 		return c.askSingly(ctx, rs)
 	}
@@ -298,8 +299,8 @@ func (c *conversation) roundTrip(ctx context.Context, x *evidence.Exchange, r *r
 			return err
 		}
 	}
-	c.out = c.appendRequest(c.out[:0], r)
-	if _, err := c.conn.Write(c.out); err != nil {
+	c.reader.out = c.appendRequest(c.reader.out[:0], r)
+	if _, err := c.conn.Write(c.reader.out); err != nil {
 		// The answer may be there all the same: a lock that has seen enough
 		// answers and closes before the request is whole.
 		if !gone(err) {
@@ -337,7 +338,7 @@ func (c *conversation) appendRequest(b []byte, r *request) []byte {
 	if r.host != "" {
 		b = append(b, r.host...)
 	} else {
-		b = append(b, c.hostHeader()...)
+		b = c.appendHost(b)
 	}
 	b = append(b, "\r\nUser-Agent: "...)
 	b = append(b, c.prober.UserAgent...)
@@ -355,24 +356,24 @@ func (c *conversation) appendRequest(b []byte, r *request) []byte {
 	return append(b, r.body...)
 }
 
-// hostHeader is what the place is asked under. A loopback address is called
+// appendHost appends what the place is asked under. A loopback address is called
 // localhost: an Ollama bound to ::1 refuses the Host [::1], which would look
 // like a lock.
-func (c *conversation) hostHeader() string {
-	host := c.place.Name
+func (c *conversation) appendHost(b []byte) []byte {
 	switch {
-	case host != "":
+	case c.place.Name != "":
+		b = append(b, c.place.Name...)
 	case c.place.Addr == netip.IPv6Loopback():
-		host = "localhost"
+		b = append(b, "localhost"...)
 	case c.place.Addr.Is6():
-		host = "[" + c.place.Addr.WithZone("").String() + "]"
+		b = append(c.place.Addr.WithZone("").AppendTo(append(b, '[')), ']')
 	default:
-		host = c.place.Addr.String()
+		b = c.place.Addr.AppendTo(b)
 	}
 	if c.place.Port == 80 && !c.tls || c.place.Port == 443 && c.tls {
-		return host
+		return b
 	}
-	return host + ":" + strconv.Itoa(int(c.place.Port))
+	return strconv.AppendUint(append(b, ':'), uint64(c.place.Port), 10)
 }
 
 // dial opens a connection, if the scope allows the address.
@@ -397,13 +398,21 @@ func (c *conversation) dial(ctx context.Context) error {
 func (c *conversation) use(ctx context.Context, conn net.Conn) {
 	c.raw = metered{conn, &c.left}
 	c.conn = c.raw
+	c.armed = time.Time{}
 	c.stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	c.reader.br.Reset(c.conn)
 }
 
 // arm sets the connection's deadline for a request made at now.
+// It lets one stand that is less than a 64th of the reply's time too early, for
+// that of one connection's replies would be set four times within a millisecond.
 func (c *conversation) arm(now time.Time) {
-	_ = c.raw.SetDeadline(earlier(c.deadline, now.Add(c.budget.Reply)))
+	at := earlier(c.deadline, now.Add(c.budget.Reply))
+	if late := at.Sub(c.armed); late >= 0 && late < c.budget.Reply/64 {
+		return
+	}
+	c.armed = at
+	_ = c.raw.SetDeadline(at)
 }
 
 func (c *conversation) hangUp() {

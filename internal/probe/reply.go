@@ -35,6 +35,7 @@ type reader struct {
 	br   *bufio.Reader
 	head []byte // scratch for one head
 	body []byte // scratch for one body
+	out  []byte // scratch for what is asked
 }
 
 func newReader() *reader {

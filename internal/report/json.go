@@ -2,6 +2,7 @@ package report
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"math"
@@ -20,22 +21,31 @@ import (
 // writer at once, so that a reader following along never sees half of one.
 // It may be used from several goroutines.
 type Lines struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu   sync.Mutex
+	w    io.Writer
+	text bytes.Buffer // of one record, as it is encoded
+	line []byte       // and as it is written
 }
+
+// maxKept is the longest record whose room is kept for the next, in bytes.
+const maxKept = 1 << 20
 
 // NewLines returns a Lines that writes to w, which should not hold lines back.
 func NewLines(w io.Writer) *Lines { return &Lines{w: w} }
 
 // Write writes one record.
 func (l *Lines) Write(r wave.Record) error {
-	line, err := encode(r)
-	if err != nil {
-		return err
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, err = l.w.Write(append(line, '\n'))
+	l.text.Reset()
+	if err := json.MarshalWrite(&l.text, &r, options); err != nil {
+		return fmt.Errorf("encode %T: %w", r, err)
+	}
+	l.line = append(appendVisible(l.line[:0], l.text.Bytes()), '\n')
+	_, err := l.w.Write(l.line)
+	if cap(l.line) > maxKept {
+		l.text, l.line = bytes.Buffer{}, nil
+	}
 	return err
 }
 
@@ -112,18 +122,20 @@ func encode(v any) ([]byte, error) {
 // Beyond ASCII and at DEL, JSON text is always inside a string, so this
 // changes its form and not its meaning.
 func escapeInvisible(text []byte) []byte {
-	clean := true
-	for _, c := range text {
-		if c >= 0x7f {
-			clean = false
-			break
-		}
-	}
-	if clean {
+	if beyondASCII(text) == len(text) {
 		return text
 	}
-	out := make([]byte, 0, len(text)+64)
+	return appendVisible(make([]byte, 0, len(text)+64), text)
+}
+
+// appendVisible appends text to out, escaped as escapeInvisible does.
+func appendVisible(out, text []byte) []byte {
 	for i := 0; i < len(text); {
+		if n := beyondASCII(text[i:]); n > 0 { // most of it, and nothing to look at closely
+			out = append(out, text[i:i+n]...)
+			i += n
+			continue
+		}
 		r, n := utf8.DecodeRune(text[i:])
 		switch {
 		case r < 0x7f || !invisible(r):
@@ -137,4 +149,15 @@ func escapeInvisible(text []byte) []byte {
 		i += n
 	}
 	return out
+}
+
+// beyondASCII is where the first byte of text stands that is DEL or not ASCII;
+// the length of text when there is none.
+func beyondASCII(text []byte) int {
+	for i, c := range text {
+		if c >= 0x7f {
+			return i
+		}
+	}
+	return len(text)
 }
