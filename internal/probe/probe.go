@@ -90,9 +90,8 @@ func (p *Prober) Probe(ctx context.Context, place target.Place, conn net.Conn) e
 			Target: place.Target, Address: place.Addr, Port: place.Port, Name: place.Name,
 			Path: place.Path, ObservedAt: now.UTC(),
 		},
-		reader: readers.Get().(*reader),
 	}
-	defer c.release()
+	defer c.hangUp()
 	c.host.Exchanges = make([]evidence.Exchange, 0, len(reads))
 	if conn != nil {
 		c.use(ctx, conn)
@@ -101,8 +100,6 @@ func (p *Prober) Probe(ctx context.Context, place target.Place, conn net.Conn) e
 	c.conclude()
 	return c.host
 }
-
-var readers = sync.Pool{New: func() any { return newReader() }}
 
 // conversation is what is known and open while one place is asked.
 type conversation struct {
@@ -118,16 +115,64 @@ type conversation struct {
 	raw    net.Conn // as dialled
 	conn   net.Conn // raw, or TLS over it; nil when none is open
 	stop   func() bool
-	armed  time.Time // the deadline that raw has now
-	reader *reader
+	armed  time.Time     // the deadline that raw has now
+	reader *reader       // nil while nothing is read or written
+	ahead  ahead         // what the reader reads from
+	first  [keepRaw]byte // what ahead begins with
 }
 
-func (c *conversation) release() {
-	c.hangUp()
+var readers = sync.Pool{New: func() any { return newReader() }}
+
+// hold has a reader for the open connection, and letGo gives it back. Most of
+// its time a conversation waits: ten thousand of them wait with no buffers but
+// the few bytes of first.
+func (c *conversation) hold() *reader {
+	if c.reader == nil {
+		c.reader = readers.Get().(*reader)
+		c.reader.br.Reset(&c.ahead)
+	}
+	return c.reader
+}
+
+func (c *conversation) letGo() {
+	if c.reader == nil {
+		return
+	}
 	if cap(c.reader.body) > 64<<10 {
 		c.reader.body = nil
 	}
+	c.reader.br.Reset(nil)
 	readers.Put(c.reader)
+	c.reader = nil
+}
+
+// read reads the next reply into x.
+func (c *conversation) read(x *evidence.Exchange) (keep bool, err error) {
+	if c.reader == nil || c.reader.br.Buffered() == 0 {
+		c.letGo()
+		n, err := c.conn.Read(c.first[:])
+		c.ahead = ahead{c.first[:n], err, c.conn}
+	}
+	return c.hold().read(x, c.budget.Body)
+}
+
+// ahead is a connection of which some bytes, or its end, were read already.
+type ahead struct {
+	bytes []byte
+	err   error
+	conn  net.Conn
+}
+
+func (a *ahead) Read(b []byte) (int, error) {
+	if len(a.bytes) > 0 {
+		n := copy(b, a.bytes)
+		a.bytes = a.bytes[n:]
+		return n, nil
+	}
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.conn.Read(b)
 }
 
 // run asks all that is to be asked, as far as the place plays along.
@@ -217,7 +262,7 @@ func (c *conversation) askTogether(ctx context.Context, rs []request) bool {
 	if c.conn == nil {
 		return c.askSingly(ctx, rs)
 	}
-	out := c.reader.out[:0]
+	out := c.hold().out[:0]
 	for i := range rs {
 		out = c.appendRequest(out, &rs[i])
 	}
@@ -231,7 +276,7 @@ func (c *conversation) askTogether(ctx context.Context, rs []request) bool {
 	for i := range rs {
 		x := c.newExchange(&rs[i])
 		before := c.left
-		keep, err := c.reader.read(x, c.budget.Body)
+		keep, err := c.read(x)
 		x.Took = time.Since(sent)
 		if err != nil && x.Status == 0 && len(x.Body) == 0 && (gone(err) || c.left == before && late(err)) {
 			if c.spent(ctx) {
@@ -299,15 +344,16 @@ func (c *conversation) roundTrip(ctx context.Context, x *evidence.Exchange, r *r
 			return err
 		}
 	}
-	c.reader.out = c.appendRequest(c.reader.out[:0], r)
-	if _, err := c.conn.Write(c.reader.out); err != nil {
+	out := c.appendRequest(c.hold().out[:0], r)
+	c.reader.out = out
+	if _, err := c.conn.Write(out); err != nil {
 		// The answer may be there all the same: a lock that has seen enough
 		// answers and closes before the request is whole.
 		if !gone(err) {
 			return err
 		}
 	}
-	keep, err := c.reader.read(x, c.budget.Body)
+	keep, err := c.read(x)
 	x.Took = time.Since(sent)
 	if err == nil && !keep {
 		c.hangUp()
@@ -400,7 +446,6 @@ func (c *conversation) use(ctx context.Context, conn net.Conn) {
 	c.conn = c.raw
 	c.armed = time.Time{}
 	c.stop = context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	c.reader.br.Reset(c.conn)
 }
 
 // arm sets the connection's deadline for a request made at now.
@@ -416,6 +461,7 @@ func (c *conversation) arm(now time.Time) {
 }
 
 func (c *conversation) hangUp() {
+	c.letGo()
 	if c.conn == nil {
 		return
 	}

@@ -70,7 +70,6 @@ func (c *conversation) handshake(ctx context.Context) error {
 	}
 	c.host.TLS = describeTLS(conn.ConnectionState(), name)
 	c.conn = conn
-	c.reader.br.Reset(conn)
 	return nil
 }
 

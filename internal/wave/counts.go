@@ -14,7 +14,7 @@ type Counts struct {
 	Severity map[finding.Severity]uint64 `json:"severities"`
 }
 
-func (c *Counts) add(r result) {
+func (c *Counts) add(r *result) {
 	if r.denied {
 		c.Denied++
 		return

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -101,8 +102,9 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	beginning, cease := context.WithCancel(ctx)
 	defer cease()
 	places := make(chan target.Place)
-	results := make(chan result, workers)
-	var begun, finished sync.WaitGroup
+	// What waits here is whole hosts, with all that they said.
+	results := make(chan *result, min(workers, maxBatch))
+	var begun, finished, judged sync.WaitGroup
 	exhausted := false // read after begun.Wait
 	begun.Go(func() {
 		defer close(places)
@@ -115,15 +117,32 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 		case <-beginning.Done():
 		}
 	})
+	// Judging takes a processor and deep stacks, which thousands of workers that
+	// mostly wait would each keep; so it is done by as many as there are processors.
+	bench := make(chan judging)
+	for range min(workers, runtime.GOMAXPROCS(0)) {
+		judged.Go(func() {
+			for j := range bench {
+				*j.verdict = w.Judge(j.host)
+				j.done <- struct{}{}
+			}
+		})
+	}
 	for range workers {
 		finished.Go(func() {
+			done := make(chan struct{}, 1)
 			for place := range places {
-				results <- w.visit(ctx, beginning, place)
+				results <- w.visit(ctx, beginning, place, func(host *evidence.Host, verdict *finding.Verdict) {
+					bench <- judging{host, verdict, done}
+					<-done
+				})
 			}
 		})
 	}
 	go func() {
 		finished.Wait()
+		close(bench)
+		judged.Wait()
 		close(results)
 	}()
 
@@ -177,10 +196,10 @@ const maxBatch = 1024
 // collect takes the results as they come, to their end. Those that wait
 // together are kept together, so that a keeper which is slow to write is asked
 // less often.
-func (w *Wave) collect(results <-chan result, track *tracker, cancel func()) (err error) {
+func (w *Wave) collect(results <-chan *result, track *tracker, cancel func()) (err error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	var batch []result
+	var batch []*result
 	for {
 		select {
 		case r, ok := <-results:
@@ -211,12 +230,12 @@ func (w *Wave) collect(results <-chan result, track *tracker, cancel func()) (er
 	}
 }
 
-func (w *Wave) take(batch []result, track *tracker) error {
+func (w *Wave) take(batch []*result, track *tracker) error {
 	recorded := func(r *result) bool { return !r.denied && (w.All || reported(r.record.Outcome)) }
 	if w.Keeper != nil {
 		var list []Observation
 		for i := range batch {
-			if r := &batch[i]; recorded(r) {
+			if r := batch[i]; recorded(r) {
 				list = append(list, Observation{r.place.Pos, r.record, r.host})
 			}
 		}
@@ -227,9 +246,9 @@ func (w *Wave) take(batch []result, track *tracker) error {
 		}
 	}
 	for i := range batch {
-		r := &batch[i]
+		r := batch[i]
 		var one Counts
-		one.add(*r)
+		one.add(r)
 		track.end(r.place.Pos, one)
 		w.count(&one)
 		if recorded(r) && w.Record != nil {
@@ -272,38 +291,46 @@ func reported(o finding.Outcome) bool {
 	return o != finding.Refused && o != finding.Silent
 }
 
+// judging is one host for the bench.
+type judging struct {
+	host    *evidence.Host
+	verdict *finding.Verdict
+	done    chan<- struct{}
+}
+
 // visit looks at one place, from the first packet to the verdict. A connection
 // that does not stand when beginning ends is given up.
-func (w *Wave) visit(ctx, beginning context.Context, place target.Place) result {
-	r := result{place: place}
+func (w *Wave) visit(ctx, beginning context.Context, place target.Place, judge func(*evidence.Host, *finding.Verdict)) *result {
 	conn, err := w.Dial(beginning, place.AddrPort())
-	var host evidence.Host
 	switch {
 	case err == nil:
-		host = w.Probe(ctx, place, conn)
 	case beginning.Err() != nil:
-		r.stopped = true
-		return r
+		return &result{place: place, stopped: true}
 	case errors.Is(err, scope.ErrSpecial), errors.Is(err, scope.ErrExcluded), errors.Is(err, scope.ErrOutside),
 		errors.Is(err, scope.ErrNoScope), errors.Is(err, scope.ErrExpired):
-		r.denied = true
-		return r
+		return &result{place: place, denied: true}
 	default:
-		host = unreached(place, err)
+		return w.account(ctx, &result{place: place, host: unreached(place, err)}, judge)
 	}
+	r := &result{place: place}
+	r.host = w.Probe(ctx, place, conn)
+	return w.account(ctx, r, judge)
+}
+
+// account has the host in r judged, and makes the record of it.
+func (w *Wave) account(ctx context.Context, r *result, judge func(*evidence.Host, *finding.Verdict)) *result {
 	if ctx.Err() != nil {
 		r.stopped = true
 		return r
 	}
-	verdict := w.Judge(&host)
-	r.host = host
+	host := &r.host
 	r.record = Record{
 		Wave: w.ID, Target: host.Target, Address: host.Address.String(), Port: host.Port,
 		Name: host.Name, Path: host.Path, TLS: host.TLS, ObservedAt: host.ObservedAt,
-		Verdict: verdict,
 	}
-	if w.Own != nil && reported(verdict.Outcome) {
-		r.record.Owner = w.Own(ctx, &host)
+	judge(host, &r.record.Verdict)
+	if w.Own != nil && reported(r.record.Outcome) {
+		r.record.Owner = w.Own(ctx, host)
 	}
 	return r
 }
