@@ -51,6 +51,7 @@ lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
 
 bench: build peers ## the scan beside curl, nmap and masscan; the gate beside nginx, HAProxy and Caddy; the store
 	$(GO) run ./bench $(BENCH)
+	$(GO) run ./bench -sweep $(BENCH)
 	$(GO) run ./bench/gate $(BENCHGATE)
 	$(GO) run ./bench/store $(BENCHSTORE)
 

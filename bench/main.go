@@ -9,6 +9,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -19,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strconv"
@@ -26,22 +28,51 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"gatehouse/bench/rows"
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "pool" {
 		exit(runPool(os.Args[2:]))
 	}
-	var b bench
-	flag.IntVar(&b.hosts, "hosts", 20_000, "simulated hosts")
-	flag.IntVar(&b.rounds, "rounds", 3, "rounds, the tools in turn")
+	b := bench{report: rows.New()}
+	hosts := flag.String("hosts", "20000", "simulated hosts; several `counts`, comma-separated, for a curve")
+	flag.IntVar(&b.rounds, "rounds", 5, "rounds, the tools in turn")
+	which := flag.String("tools", "", "which tools: `regexp` on their names")
+	flag.BoolVar(&b.sweep, "sweep", false, "instead: find, ask, judge and keep a /16 of which one in a hundred answers, beside zmap | curl")
+	jsonFile := flag.String("json", "", "write every figure of every round to this `file`, too")
 	flag.IntVar(&b.slow, "slow", 200, "hosts for nmap, which takes minutes for more")
 	flag.StringVar(&b.gatehouse, "gatehouse", "./gatehouse", "the program to measure")
 	flag.IntVar(&b.concurrency, "concurrency", 256, "places or transfers at a time, for all that can be told")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGPIPE)
 	defer stop()
-	exit(b.run(ctx))
+	exit(b.runAll(ctx, *hosts, *which, *jsonFile))
+}
+
+// runAll runs the benchmark for each number of hosts.
+func (b *bench) runAll(ctx context.Context, hosts, which, jsonFile string) (err error) {
+	counts, err := rows.Counts(hosts)
+	if err != nil {
+		return fmt.Errorf("-hosts: %w", err)
+	}
+	if b.which, err = regexp.Compile(which); err != nil {
+		return fmt.Errorf("-tools: %w", err)
+	}
+	if b.sweep {
+		counts = []int{sweepHosts}
+	}
+	for _, name := range []string{"curl", "masscan", "nmap", "zmap"} {
+		b.report.Version(name, name, "--version")
+	}
+	b.report.Version("gatehouse", b.gatehouse, "version")
+	for _, b.hosts = range counts {
+		if err := b.run(ctx); err != nil {
+			return err
+		}
+	}
+	return b.report.Write(jsonFile)
 }
 
 func exit(err error) {
@@ -54,20 +85,51 @@ func exit(err error) {
 
 type bench struct {
 	hosts, rounds, slow, concurrency int
+	sweep                            bool
+	which                            *regexp.Regexp
 	gatehouse                        string
+	report                           *rows.Report
 
 	dir     string
+	street  int               // the process of the hosts
 	scanner string            // namespace of the scanners; "" on loopback
+	hostsNS string            // and of the hosts
 	mac     string            // of the hosts' side, for masscan
 	truth   map[string]string // address -> outcome
 }
 
 const (
-	network = "10.98.0.0/16" // the hosts', inside their namespace
-	loop    = "127.98.0.0/16"
-	port    = "11434"
-	timeout = 2 * time.Minute // for one tool and round
+	port = "11434"
+	// The addresses of the wire between the namespaces, apart from the hosts'.
+	here, there = "172.31.255.1", "172.31.255.2"
+	masscanFrom = "172.31.255.9" // which the kernel does not know, and so resets nothing
+	// sweepHosts are one in a hundred of a /16.
+	sweepHosts = 655
+	// wait is for how long the last packet of a sweep is waited for.
+	wait = 2
 )
+
+// network is the hosts', inside their namespace.
+func (b *bench) network() string {
+	if b.hosts > 1<<16 {
+		return "10.0.0.0/8"
+	}
+	return "10.98.0.0/16"
+}
+
+// loop is the hosts' network where there are no namespaces.
+func (b *bench) loop() string {
+	if b.hosts > 1<<16 {
+		return "127.64.0.0/10"
+	}
+	return "127.98.0.0/16"
+}
+
+// timeout is for one tool and round. It grows with the hosts: a tool that looks
+// at fewer than 1,000 a second is stopped on the way.
+func (b *bench) timeout() time.Duration {
+	return 2*time.Minute + time.Duration(b.hosts)*time.Millisecond
+}
 
 // tool is one way to find out what 20,000 hosts are.
 type tool struct {
@@ -79,6 +141,7 @@ type tool struct {
 	count   func(b *bench, out string) (int, error)
 	few     bool // gets the first b.slow hosts only
 	raw     bool // needs a network interface of its own
+	sweep   bool // finds the hosts in their network, and is not told them
 }
 
 var tools = []tool{
@@ -122,7 +185,7 @@ var tools = []tool{
 		command: func(b *bench, out string) []string {
 			return []string{
 				"masscan", "-iL", b.file("addresses"), "-p" + port, "--banners", "--hello=http", "--rate", "20000", "--wait", "3", "-oL", out,
-				"-e", "scan0", "--adapter-ip", "10.99.0.9", "--adapter-port", "32768-49151", "--router-mac", b.mac,
+				"-e", "scan0", "--adapter-ip", masscanFrom, "--adapter-port", "32768-49151", "--router-mac", b.mac,
 			}
 		},
 		count: func(b *bench, out string) (int, error) {
@@ -150,6 +213,32 @@ var tools = []tool{
 			})
 		},
 	},
+	{
+		name: "gatehouse sweep", what: "a /16 swept, 4 requests an open host, judged, kept in the store", sweep: true,
+		command: func(b *bench, out string) []string {
+			return []string{
+				b.gatehouse, "scan", b.network(), "--format", "jsonl", "--out", out, "--fail-on", "never", "--quiet",
+				"--save", "--state-dir", b.file("state"), "--rate", "1000000", "--network-rate", "1000000",
+				"--concurrency", "10000", "--timeout", fmt.Sprintf("%ds", wait), "--retries", "0",
+			}
+		},
+		count: countGatehouse,
+	},
+	{
+		name: "zmap | curl -Z", what: "a /16 swept, 4 requests an open host, bodies thrown away", raw: true, sweep: true,
+		command: func(b *bench, _ string) []string {
+			// curl begins when it has read all its urls.
+			return []string{"sh", "-c", fmt.Sprintf("zmap -q -v 0 -b /dev/null -i scan0 -S %s -G %s -p %s -r 100000 -c %d -o - %s 2>/dev/null | "+
+				`awk '{for (i = split("/ /api/version /api/tags /api/ps", p, " "); i > 0; i--) printf "url = \"http://%%s:%s%%s\"\noutput = \"/dev/null\"\n", $1, p[i]}' | `+
+				`curl -sS -Z --parallel-max 300 --max-time 10 -K - -w '%%{url} %%{http_code}\n'`,
+				here, strings.ReplaceAll(b.mac, "-", ":"), port, wait, b.network(), port)}
+		},
+		count: countLines(func(line string) (string, bool) {
+			url, code, _ := strings.Cut(line, " ")
+			url, ok := strings.CutSuffix(url, "/api/tags")
+			return strings.TrimPrefix(url, "http://"), ok && code != "000"
+		}),
+	},
 }
 
 // missing are tools that would belong here and are in no Debian package.
@@ -168,7 +257,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 		return err
 	}
 
-	fmt.Printf("%s, %d cores, shared by the scanner and %d simulated hosts; %d rounds\n", runtime.Version(), runtime.NumCPU(), b.hosts, b.rounds)
+	fmt.Printf("\n%s, %d cores, shared by the scanner and %d simulated hosts; %d rounds\n", runtime.Version(), runtime.NumCPU(), b.hosts, b.rounds)
 	if b.scanner == "" {
 		fmt.Println("on loopback: namespaces need root and the command ip (Debian: iproute2), so that masscan is left out")
 	}
@@ -176,7 +265,10 @@ func (b *bench) run(ctx context.Context) (err error) {
 	var absent []string
 	for round := range b.rounds {
 		for _, t := range tools {
-			if _, err := exec.LookPath(t.command(b, "")[0]); err != nil || t.raw && b.scanner == "" {
+			if t.sweep != b.sweep || !b.which.MatchString(t.name) {
+				continue
+			}
+			if !installed(t.command(b, "")) || t.raw && b.scanner == "" {
 				if round == 0 {
 					absent = append(absent, t.name)
 				}
@@ -187,6 +279,7 @@ func (b *bench) run(ctx context.Context) (err error) {
 				return fmt.Errorf("%s: %w", t.name, err)
 			}
 			results[t.name] = append(results[t.name], r)
+			b.note(t, round+1, r)
 			fmt.Fprintf(os.Stderr, "round %d: %-18s %6d hosts in %s\n", round+1, t.name, r.found, r.took.Round(time.Millisecond))
 		}
 	}
@@ -194,11 +287,53 @@ func (b *bench) run(ctx context.Context) (err error) {
 	return nil
 }
 
+// installed reports whether the program that words run is there; of a pipe, all
+// that are.
+func installed(words []string) bool {
+	names := words[:1]
+	if words[0] == "sh" {
+		names = []string{"zmap", "awk", "curl"}
+	}
+	return !slices.ContainsFunc(names, func(name string) bool {
+		_, err := exec.LookPath(name)
+		return err != nil
+	})
+}
+
+// note writes down what a round brought.
+func (b *bench) note(t tool, round int, r result) {
+	name, x, unit := "scan", float64(b.hosts), "hosts"
+	if b.sweep {
+		name, x, unit = "sweep", 1<<16, "addresses"
+	}
+	peer := t.name
+	if strings.HasPrefix(peer, "gatehouse") {
+		peer = ""
+	}
+	hosts := float64(max(r.found, 1))
+	for _, f := range []struct {
+		bench, unit string
+		y           float64
+	}{
+		{name, "hosts/s", r.rate()},
+		{name + " memory", "MB", float64(r.peakKB) / 1024},
+		{name + " cpu", "ms/host", float64(r.cpu.Microseconds()) / 1000 / hosts},
+		{name + " hosts' cpu", "ms/host", float64(r.street.Microseconds()) / 1000 / hosts},
+		{name + " found", "hosts", float64(r.found)},
+	} {
+		if f.unit == "MB" && r.peakKB == 0 {
+			continue
+		}
+		b.report.Add(rows.Row{Bench: f.bench, Series: t.name, X: x, UnitX: unit, Y: f.y, UnitY: f.unit, Round: round, Peer: peer})
+	}
+}
+
 // result is one tool's round.
 type result struct {
 	found, asked int
 	took         time.Duration
 	cpu          time.Duration
+	street       time.Duration // processor time of the simulated hosts
 	peakKB       int
 	cut          bool // stopped when its time was over
 }
@@ -208,7 +343,11 @@ func (r result) rate() float64 { return float64(r.found) / r.took.Seconds() }
 func (b *bench) measure(ctx context.Context, t tool) (r result, err error) {
 	out := b.file("out")
 	_ = os.Remove(out) // of the round before
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	_ = os.RemoveAll(b.file("state"))
+	if err := os.Mkdir(b.file("state"), 0o700); err != nil {
+		return r, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.timeout())
 	defer cancel()
 	words := t.command(b, out)
 	if b.scanner != "" {
@@ -226,6 +365,7 @@ func (b *bench) measure(ctx context.Context, t tool) (r result, err error) {
 	}
 	defer stderr.Close()
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	before := processorTime(b.street)
 	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return r, err
@@ -237,16 +377,36 @@ func (b *bench) measure(ctx context.Context, t tool) (r result, err error) {
 	err = cmd.Wait()
 	close(done)
 	r.took, r.peakKB, r.asked = time.Since(began), <-peak, b.hosts
+	if slices.Contains(words, "sh") {
+		r.peakKB = 0 // the shell's, and not that of what it runs
+	}
 	r.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	r.street = processorTime(b.street) - before
 	if t.few {
 		r.asked = min(b.slow, b.hosts)
 	}
-	if r.cut = ctx.Err() != nil; err != nil && !r.cut && t.name != "curl -Z" { // curl's code is that of its last failure
+	if r.cut = ctx.Err() != nil; err != nil && !r.cut && !strings.Contains(t.name, "curl -Z") { // curl's code is that of its last failure
 		text, _ := os.ReadFile(b.file("stderr"))
 		return r, fmt.Errorf("%w: %s", err, text[:min(len(text), 500)])
 	}
 	r.found, err = t.count(b, out)
 	return r, err
+}
+
+// processorTime is what a process used so far; see proc_pid_stat(5).
+func processorTime(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	var ticks time.Duration
+	if f := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:])); len(f) > 12 {
+		for _, word := range f[11:13] {
+			n, _ := strconv.ParseInt(word, 10, 64) // the kernel's own number
+			ticks += time.Duration(n)
+		}
+	}
+	return ticks * (time.Second / 100) // USER_HZ
 }
 
 // watchPeak reads the greatest resident size of a process, in KiB. The kernel's
@@ -274,8 +434,8 @@ func watchPeak(pid int, done <-chan struct{}) (peak int) {
 
 func (b *bench) print(results map[string][]result, absent []string) {
 	t := tabwriter.NewWriter(os.Stdout, 2, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "\ntool\tidentified\thosts/s\tspread\tof gatehouse\tCPU ms/host\tpeak RSS\twhat it does")
-	ours := median(results["gatehouse"], result.rate)
+	fmt.Fprintln(t, "\ntool\tidentified\thosts/s\tspread\tof gatehouse\tCPU ms/host\tthe hosts' own\tpeak RSS\twhat it does")
+	ours := median(slices.Concat(results["gatehouse"], results["gatehouse sweep"]), result.rate)
 	for _, tool := range tools {
 		list := results[tool.name]
 		if len(list) == 0 {
@@ -285,13 +445,18 @@ func (b *bench) print(results map[string][]result, absent []string) {
 		low := slices.MinFunc(list, func(a, b result) int { return cmp.Compare(a.rate(), b.rate()) })
 		high := slices.MaxFunc(list, func(a, b result) int { return cmp.Compare(a.rate(), b.rate()) })
 		cpu := median(list, func(r result) float64 { return float64(r.cpu.Microseconds()) / 1000 / float64(max(r.found, 1)) })
+		street := median(list, func(r result) float64 { return float64(r.street.Microseconds()) / 1000 / float64(max(r.found, 1)) })
 		peak := median(list, func(r result) float64 { return float64(r.peakKB) / 1024 })
+		memory := "-"
+		if peak > 0 {
+			memory = fmt.Sprintf("%.0f MB", peak)
+		}
 		note := tool.what
 		if slices.ContainsFunc(list, func(r result) bool { return r.cut }) {
-			note += "; stopped after " + timeout.String()
+			note += "; stopped after " + b.timeout().String()
 		}
-		fmt.Fprintf(t, "%s\t%.0f of %d\t%.0f\t%.0f–%.0f\t%.2f\t%.2f\t%.0f MB\t%s\n", tool.name,
-			median(list, func(r result) float64 { return float64(r.found) }), list[0].asked, rate, low.rate(), high.rate(), rate/ours, cpu, peak, note)
+		fmt.Fprintf(t, "%s\t%.0f of %d\t%.0f\t%.0f–%.0f\t%.2f\t%.2f\t%.2f\t%s\t%s\n", tool.name,
+			median(list, func(r result) float64 { return float64(r.found) }), list[0].asked, rate, low.rate(), high.rate(), rate/ours, cpu, street, memory, note)
 	}
 	_ = t.Flush()
 	if len(absent) > 0 {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"gatehouse/bench/rows"
 )
 
 // What each tool wrote is counted host by host: a line that tells of nothing,
@@ -15,9 +19,11 @@ func TestCounts(t *testing.T) {
 			"banner tcp 11434 10.98.0.1 1795523791 http.server nginx\nbanner tcp 11434 10.98.0.2 1795523791 unknown x\n# end\n",
 		"nmap -sV": "# Nmap\nHost: 10.98.0.1 ()\tStatus: Up\nHost: 10.98.0.1 ()\tPorts: 11434/open/tcp//http//nginx/\n" +
 			"Host: 10.98.0.2 ()\tPorts: 11434/closed/tcp//unknown///\n",
-		"curl -Z":       "http://10.98.0.1:11434/ 200\nhttp://10.98.0.1:11434/api/tags 200\nhttp://10.98.0.2:11434/api/tags 000\n",
-		"net/http pool": "10.98.0.1:11434 200 0.17.4 3 1\n10.98.0.2:11434 \n",
-		"gatehouse":     `{"address":"10.98.0.1","port":11434,"outcome":"open"}` + "\n" + `{"address":"10.98.0.2","port":11434,"outcome":"open"}` + "\n",
+		"curl -Z":         "http://10.98.0.1:11434/ 200\nhttp://10.98.0.1:11434/api/tags 200\nhttp://10.98.0.2:11434/api/tags 000\n",
+		"net/http pool":   "10.98.0.1:11434 200 0.17.4 3 1\n10.98.0.2:11434 \n",
+		"zmap | curl -Z":  "http://10.98.0.1:11434/api/ps 200\nhttp://10.98.0.1:11434/api/tags 200\nhttp://10.98.0.2:11434/api/tags 000\n",
+		"gatehouse sweep": `{"address":"10.98.0.1","port":11434,"outcome":"open"}` + "\n" + `{"address":"10.98.0.3","port":11434,"outcome":"open"}` + "\n",
+		"gatehouse":       `{"address":"10.98.0.1","port":11434,"outcome":"open"}` + "\n" + `{"address":"10.98.0.2","port":11434,"outcome":"open"}` + "\n",
 	}
 	for _, tool := range tools {
 		b := &bench{dir: t.TempDir(), truth: map[string]string{"10.98.0.1": "open", "10.98.0.2": "honeypot"}}
@@ -34,6 +40,45 @@ func TestCounts(t *testing.T) {
 		if n, err := tool.count(b, b.file("out")); n != 1 || err != nil {
 			t.Errorf("%s: %d hosts, %v", tool.name, n, err)
 		}
+	}
+}
+
+// What a round brought is there for who draws it, each figure with its unit; a
+// shell's memory is nobody's.
+func TestRows(t *testing.T) {
+	b := &bench{hosts: 100, report: rows.New()}
+	b.note(tool{name: "curl -Z"}, 2, result{found: 50, took: 2 * time.Second, cpu: time.Second, peakKB: 2048})
+	b.note(tool{name: "gatehouse"}, 1, result{found: 50, took: time.Second})
+	file := filepath.Join(t.TempDir(), "rows.json")
+	if err := b.report.Write(file); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got rows.Report
+	if err := json.Unmarshal(text, &got); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []rows.Row{
+		{Bench: "scan", Series: "curl -Z", X: 100, UnitX: "hosts", Y: 25, UnitY: "hosts/s", Round: 2, Peer: "curl -Z"},
+		{Bench: "scan memory", Series: "curl -Z", X: 100, UnitX: "hosts", Y: 2, UnitY: "MB", Round: 2, Peer: "curl -Z"},
+		{Bench: "scan cpu", Series: "curl -Z", X: 100, UnitX: "hosts", Y: 20, UnitY: "ms/host", Round: 2, Peer: "curl -Z"},
+		{Bench: "scan", Series: "gatehouse", X: 100, UnitX: "hosts", Y: 50, UnitY: "hosts/s", Round: 1},
+	} {
+		if !slices.Contains(got.Rows, want) {
+			t.Errorf("no row %+v in %+v", want, got.Rows)
+		}
+	}
+	if slices.ContainsFunc(got.Rows, func(r rows.Row) bool { return r.UnitY == "MB" && r.Series == "gatehouse" }) {
+		t.Error("a memory that was not measured")
+	}
+	if got.Machine.Cores < 1 || got.Machine.Go == "" {
+		t.Errorf("machine %+v", got.Machine)
+	}
+	if _, err := rows.Counts("1000,x"); err == nil {
+		t.Error("x counts as a number")
 	}
 }
 

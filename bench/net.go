@@ -29,10 +29,11 @@ func (b *bench) up(ctx context.Context) (down func(), err error) {
 	if err := build.Run(); err != nil {
 		return down, fmt.Errorf("build the simulator: %w", err)
 	}
-	args := []string{"-n", fmt.Sprint(b.hosts), "-port", port, "-list", b.file("truth"), "-net", loop, "-one", "lo"}
+	args := []string{"-n", fmt.Sprint(b.hosts), "-port", port, "-list", b.file("truth"), "-net", b.loop(), "-one", "lo"}
 	words := []string{street}
 	if _, err := exec.LookPath("ip"); err == nil && os.Geteuid() == 0 {
 		hosts := fmt.Sprintf("gatehouse-hosts-%d", os.Getpid())
+		b.hostsNS = hosts
 		b.scanner = fmt.Sprintf("gatehouse-scan-%d", os.Getpid())
 		for _, ns := range []string{hosts, b.scanner} {
 			undo = append(undo, func() { _ = exec.Command("ip", "netns", "del", ns).Run() })
@@ -41,7 +42,7 @@ func (b *bench) up(ctx context.Context) (down func(), err error) {
 			return down, err
 		}
 		words = []string{"ip", "netns", "exec", hosts, street}
-		args = append(args[:len(args)-4], "-net", network, "-one", "host0")
+		args = append(args[:len(args)-4], "-net", b.network(), "-one", "host0")
 	}
 	cmd := exec.CommandContext(ctx, words[0], append(words[1:], args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -53,6 +54,7 @@ func (b *bench) up(ctx context.Context) (down func(), err error) {
 	if err := cmd.Start(); err != nil {
 		return down, err
 	}
+	b.street = cmd.Process.Pid // "ip netns exec" becomes the simulator
 	undo = append(undo, func() {
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait() // it was killed
@@ -71,7 +73,26 @@ func (b *bench) up(ctx context.Context) (down func(), err error) {
 	case <-time.After(time.Minute):
 		return down, errNoHosts
 	}
-	return down, b.lists()
+	if err := b.lists(); err != nil || !b.sweep || b.scanner == "" {
+		return down, err
+	}
+	return down, b.fewRoutes(ctx)
+}
+
+// fewRoutes has only the addresses of hosts answer; a packet to any other of
+// the network is lost, as most of a sweep's are.
+func (b *bench) fewRoutes(ctx context.Context) error {
+	var batch strings.Builder
+	fmt.Fprintf(&batch, "route del local %s dev lo\n", b.network())
+	for addr := range b.truth {
+		fmt.Fprintf(&batch, "route add local %s/32 dev lo\n", addr)
+	}
+	cmd := exec.CommandContext(ctx, "ip", "-n", b.hostsNS, "-batch", "-")
+	cmd.Stdin = strings.NewReader(batch.String())
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("routes: %s", strings.TrimSpace(string(text)))
+	}
+	return nil
 }
 
 // join makes the two namespaces and the wire between them.
@@ -83,12 +104,12 @@ func (b *bench) join(ctx context.Context, hosts string) error {
 		in(b.scanner, "link", "add", "scan0", "type", "veth", "peer", "name", "host0", "netns", hosts),
 		in(hosts, "link", "set", "lo", "up"),
 		in(b.scanner, "link", "set", "lo", "up"),
-		in(hosts, "addr", "add", "10.99.0.2/24", "dev", "host0"),
-		in(b.scanner, "addr", "add", "10.99.0.1/24", "dev", "scan0"),
+		in(hosts, "addr", "add", there+"/24", "dev", "host0"),
+		in(b.scanner, "addr", "add", here+"/24", "dev", "scan0"),
 		in(hosts, "link", "set", "host0", "up"),
 		in(b.scanner, "link", "set", "scan0", "up"),
-		in(hosts, "route", "add", "local", network, "dev", "lo"),
-		in(b.scanner, "route", "add", network, "via", "10.99.0.2"),
+		in(hosts, "route", "add", "local", b.network(), "dev", "lo"),
+		in(b.scanner, "route", "add", b.network(), "via", there),
 	} {
 		if text, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %s", strings.Join(words, " "), strings.TrimSpace(string(text)))
