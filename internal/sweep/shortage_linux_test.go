@@ -168,7 +168,11 @@ func crowd(t *testing.T, at netip.AddrPort, n int) {
 func hangUp(held <-chan net.Conn) {
 	for len(held) > 0 {
 		conn := <-held
-		_ = conn.(*net.TCPConn).SetLinger(0) // gives the port back at once
+		if raw, err := conn.(syscall.Conn).SyscallConn(); err == nil {
+			_ = raw.Control(func(fd uintptr) { // gives the port back at once
+				_ = unix.SetsockoptLinger(int(fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			})
+		}
 		_ = conn.Close()
 	}
 }

@@ -52,10 +52,6 @@ func (s *Sweeper) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, erro
 	if s.Allows == nil {
 		return nil, scope.ErrNoScope
 	}
-	connect := s.Connect
-	if connect == nil {
-		connect = dialTCP
-	}
 	timeout := cmp.Or(s.Timeout, 3*time.Second)
 	for tries := 0; ; {
 		if err := s.Allows(addr.Addr()); err != nil {
@@ -67,7 +63,7 @@ func (s *Sweeper) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, erro
 		if err := s.Limit.wait(ctx, addr.Addr()); err != nil {
 			return nil, err
 		}
-		conn, err := attempt(ctx, connect, addr, timeout)
+		conn, err := s.attempt(ctx, addr, timeout)
 		switch {
 		case err == nil:
 			s.pressure.relieve()
@@ -87,23 +83,27 @@ func (s *Sweeper) Dial(ctx context.Context, addr netip.AddrPort) (net.Conn, erro
 	}
 }
 
-func attempt(ctx context.Context, connect func(context.Context, netip.AddrPort) (net.Conn, error), addr netip.AddrPort, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	return connect(ctx, addr)
-}
-
-// dialTCP leaves the local port to connect. DialTCP with no local address would
-// bind to port 0 first: that finds a port that is free towards every place, so
-// that the ports run out after 28,000 connections however many places there
-// are, and the search for the last of them takes the kernel milliseconds.
-func dialTCP(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: false}, KeepAlive: -1}
-	conn, err := d.DialContext(ctx, "tcp", addr.String())
+func (s *Sweeper) attempt(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	if s.Connect != nil {
+		ctx, cancel := context.WithTimeout(ctx, timeout)
+		defer cancel()
+		return s.Connect(ctx, addr)
+	}
+	conn, err := dialTCP(ctx, addr, timeout)
 	if errors.Is(err, syscall.EADDRNOTAVAIL) && !hasSource(addr) {
 		return nil, fmt.Errorf("connect: %w", syscall.ENETUNREACH)
 	}
 	return conn, err
+}
+
+// dial is dialTCP by package net. It leaves the local port to connect. DialTCP
+// with no local address would bind to port 0 first: that finds a port that is
+// free towards every place, so that the ports run out after 28,000 connections
+// however many places there are, and the search for the last of them takes the
+// kernel milliseconds.
+func dial(ctx context.Context, addr netip.AddrPort, timeout time.Duration) (net.Conn, error) {
+	d := net.Dialer{Timeout: timeout, KeepAliveConfig: net.KeepAliveConfig{Enable: false}, KeepAlive: -1}
+	return d.DialContext(ctx, "tcp", addr.String())
 }
 
 // hasSource reports whether this machine has an address to reach addr from.
