@@ -122,13 +122,27 @@ func (t *Time) UnmarshalJSONFrom(dec *jsontext.Decoder) error {
 	if err != nil {
 		return err
 	}
-	if v.Kind() == '"' && bytes.IndexByte(v, '\\') < 0 {
+	if v.Kind() == '"' && usualTime(v[1:len(v)-1]) {
 		// As json.Unmarshal would, without a decoder of its own for each time.
 		t.Odd = t.Time.UnmarshalText(v[1:len(v)-1]) != nil
 		return nil
 	}
 	t.Odd = v.Kind() == 'n' || json.Unmarshal(v, &t.Time) != nil
 	return nil
+}
+
+// usualTime reports whether text, if it is a time at all, has the form that Go
+// writes. Package time alone takes more than RFC 3339 does: an hour of one digit,
+// a comma before the fraction, zones a day or more away.
+func usualTime(text []byte) bool {
+	n := len(text)
+	if n < len("2006-01-02T15:04:05Z") || text[13] != ':' || text[19] == ',' || bytes.IndexByte(text, '\\') >= 0 {
+		return false
+	}
+	if text[n-1] == 'Z' {
+		return true
+	}
+	return text[n-5] < '2' && text[n-2] < '6' // +19:59 at most
 }
 
 // list is a member that may be null but not absent.

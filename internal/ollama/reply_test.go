@@ -14,6 +14,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+
 	"gatehouse/internal/ollama"
 )
 
@@ -304,6 +307,42 @@ func FuzzParseShow(f *testing.F) {
 		}
 		if got.ContextLength < 0 || got.SystemBytes > len(body) || got.TemplateBytes > len(body) {
 			t.Errorf("%+v of %d bytes", got, len(body))
+		}
+	})
+}
+
+// FuzzValues holds the short ways in which numbers and times are read to what
+// the JSON library makes of them: the same values, and odd where it refuses.
+func FuzzValues(f *testing.F) {
+	for _, v := range []string{
+		`0`, `-0`, `517346`, `-9223372036854775808`, `9223372036854775807`, `9223372036854775808`, `1e3`, `1.0`, `null`, `""`, `"12"`, `[]`, `{"a":1}`, `true`,
+		`"2026-11-23T10:51:00.123456789+01:00"`, `"0001-01-01T00:00:00Z"`, `"2026-11-23T1:51:00Z"`, `"2026-11-23T10:51:00,5Z"`, `"2026-11-23T10:51:00+24:00"`,
+		`"2026-11-23T10:51:00\u005a"`, `"2026-02-30T10:51:00Z"`,
+	} {
+		f.Add(v)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		value := jsontext.Value(text)
+		if !value.IsValid() {
+			return
+		}
+		var number ollama.Int
+		if err := json.Unmarshal(value, &number); err != nil {
+			t.Fatalf("%s as a number: %v", text, err)
+		}
+		var n int64
+		want := ollama.Int{Odd: json.Unmarshal(value, &n) != nil}
+		if want.N = n; number != want {
+			t.Errorf("%s as a number: %+v, want %+v", text, number, want)
+		}
+		var at ollama.Time
+		if err := json.Unmarshal(value, &at); err != nil {
+			t.Fatalf("%s as a time: %v", text, err)
+		}
+		var then time.Time
+		odd := value.Kind() == 'n' || json.Unmarshal(value, &then) != nil
+		if at.Odd != odd || !odd && !at.Equal(then) {
+			t.Errorf("%s as a time: %+v, want %v, odd %v", text, at, then, odd)
 		}
 	})
 }
