@@ -29,14 +29,14 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"gatehouse/bench/rows"
+	"gatehouse/bench/figures"
 )
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "pool" {
 		exit(runPool(os.Args[2:]))
 	}
-	b := bench{report: rows.New()}
+	b := bench{out: figures.File{Machine: figures.Here(), Versions: map[string]string{}}}
 	hosts := flag.String("hosts", "20000", "simulated hosts; several `counts`, comma-separated, for a curve")
 	flag.IntVar(&b.rounds, "rounds", 5, "rounds, the tools in turn")
 	which := flag.String("tools", "", "which tools: `regexp` on their names")
@@ -53,7 +53,7 @@ func main() {
 
 // runAll runs the benchmark for each number of hosts.
 func (b *bench) runAll(ctx context.Context, hosts, which, jsonFile string) (err error) {
-	counts, err := rows.Counts(hosts)
+	counts, err := figures.Counts(hosts)
 	if err != nil {
 		return fmt.Errorf("-hosts: %w", err)
 	}
@@ -64,15 +64,27 @@ func (b *bench) runAll(ctx context.Context, hosts, which, jsonFile string) (err 
 		counts = []int{sweepHosts}
 	}
 	for _, name := range []string{"curl", "masscan", "nmap", "zmap"} {
-		b.report.Version(name, name, "--version")
+		b.version(ctx, name, name, "--version")
 	}
-	b.report.Version("gatehouse", b.gatehouse, "version")
+	b.version(ctx, figures.Ours, b.gatehouse, "version")
 	for _, b.hosts = range counts {
 		if err := b.run(ctx); err != nil {
 			return err
 		}
 	}
-	return b.report.Write(jsonFile)
+	if jsonFile == "" {
+		return nil
+	}
+	return b.out.Write(jsonFile)
+}
+
+// version notes the first line that a program says of itself.
+func (b *bench) version(ctx context.Context, name, program string, args ...string) {
+	text, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	if len(text) == 0 && err != nil {
+		return // not installed, which the table says
+	}
+	b.out.Versions[name], _, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
 }
 
 func exit(err error) {
@@ -88,7 +100,7 @@ type bench struct {
 	sweep                            bool
 	which                            *regexp.Regexp
 	gatehouse                        string
-	report                           *rows.Report
+	out                              figures.File
 
 	dir     string
 	street  int               // the process of the hosts
@@ -302,29 +314,30 @@ func installed(words []string) bool {
 
 // note writes down what a round brought.
 func (b *bench) note(t tool, round int, r result) {
-	name, x, unit := "scan", float64(b.hosts), "hosts"
+	what, x, unit := "", float64(b.hosts), "hosts"
 	if b.sweep {
-		name, x, unit = "sweep", 1<<16, "addresses"
+		what, x, unit = "a /16 from sweep to store, ", 1<<16, "addresses"
 	}
 	peer := t.name
-	if strings.HasPrefix(peer, "gatehouse") {
-		peer = ""
+	if peer == "gatehouse sweep" {
+		peer = figures.Ours
 	}
 	hosts := float64(max(r.found, 1))
 	for _, f := range []struct {
-		bench, unit string
-		y           float64
+		series, unit string
+		y            float64
 	}{
-		{name, "hosts/s", r.rate()},
-		{name + " memory", "MB", float64(r.peakKB) / 1024},
-		{name + " cpu", "ms/host", float64(r.cpu.Microseconds()) / 1000 / hosts},
-		{name + " hosts' cpu", "ms/host", float64(r.street.Microseconds()) / 1000 / hosts},
-		{name + " found", "hosts", float64(r.found)},
+		{"identified", "hosts/s", r.rate()},
+		{"memory at most", "MB", float64(r.peakKB) / 1024},
+		{"processor time a host", "ms", float64(r.cpu.Microseconds()) / 1000 / hosts},
+		{"found", "hosts", float64(r.found)},
 	} {
 		if f.unit == "MB" && r.peakKB == 0 {
 			continue
 		}
-		b.report.Add(rows.Row{Bench: f.bench, Series: t.name, X: x, UnitX: unit, Y: f.y, UnitY: f.unit, Round: round, Peer: peer})
+		b.out.Rows = append(b.out.Rows, figures.Row{
+			Bench: "scan", Series: what + f.series, X: x, UnitX: unit, Y: f.y, UnitY: f.unit, Round: round, Peer: peer,
+		})
 	}
 }
 

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
-	"gatehouse/bench/rows"
+	"gatehouse/bench/figures"
 )
 
 // What each tool wrote is counted host by host: a line that tells of nothing,
@@ -46,39 +45,26 @@ func TestCounts(t *testing.T) {
 // What a round brought is there for who draws it, each figure with its unit; a
 // shell's memory is nobody's.
 func TestRows(t *testing.T) {
-	b := &bench{hosts: 100, report: rows.New()}
+	b := &bench{hosts: 100}
 	b.note(tool{name: "curl -Z"}, 2, result{found: 50, took: 2 * time.Second, cpu: time.Second, peakKB: 2048})
 	b.note(tool{name: "gatehouse"}, 1, result{found: 50, took: time.Second})
-	file := filepath.Join(t.TempDir(), "rows.json")
-	if err := b.report.Write(file); err != nil {
-		t.Fatal(err)
-	}
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got rows.Report
-	if err := json.Unmarshal(text, &got); err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []rows.Row{
-		{Bench: "scan", Series: "curl -Z", X: 100, UnitX: "hosts", Y: 25, UnitY: "hosts/s", Round: 2, Peer: "curl -Z"},
-		{Bench: "scan memory", Series: "curl -Z", X: 100, UnitX: "hosts", Y: 2, UnitY: "MB", Round: 2, Peer: "curl -Z"},
-		{Bench: "scan cpu", Series: "curl -Z", X: 100, UnitX: "hosts", Y: 20, UnitY: "ms/host", Round: 2, Peer: "curl -Z"},
-		{Bench: "scan", Series: "gatehouse", X: 100, UnitX: "hosts", Y: 50, UnitY: "hosts/s", Round: 1},
+	for _, want := range []figures.Row{
+		{Bench: "scan", Series: "identified", X: 100, UnitX: "hosts", Y: 25, UnitY: "hosts/s", Round: 2, Peer: "curl -Z"},
+		{Bench: "scan", Series: "memory at most", X: 100, UnitX: "hosts", Y: 2, UnitY: "MB", Round: 2, Peer: "curl -Z"},
+		{Bench: "scan", Series: "processor time a host", X: 100, UnitX: "hosts", Y: 20, UnitY: "ms", Round: 2, Peer: "curl -Z"},
+		{Bench: "scan", Series: "identified", X: 100, UnitX: "hosts", Y: 50, UnitY: "hosts/s", Round: 1, Peer: figures.Ours},
 	} {
-		if !slices.Contains(got.Rows, want) {
-			t.Errorf("no row %+v in %+v", want, got.Rows)
+		if !slices.Contains(b.out.Rows, want) {
+			t.Errorf("no row %+v in %+v", want, b.out.Rows)
 		}
 	}
-	if slices.ContainsFunc(got.Rows, func(r rows.Row) bool { return r.UnitY == "MB" && r.Series == "gatehouse" }) {
+	if slices.ContainsFunc(b.out.Rows, func(r figures.Row) bool { return r.UnitY == "MB" && r.Peer == figures.Ours }) {
 		t.Error("a memory that was not measured")
 	}
-	if got.Machine.Cores < 1 || got.Machine.Go == "" {
-		t.Errorf("machine %+v", got.Machine)
-	}
-	if _, err := rows.Counts("1000,x"); err == nil {
-		t.Error("x counts as a number")
+	b.hosts, b.sweep = sweepHosts, true
+	b.note(tool{name: "gatehouse sweep"}, 1, result{found: sweepHosts, took: time.Second})
+	if r := b.out.Rows[len(b.out.Rows)-1]; r.Series != "a /16 from sweep to store, found" || r.Peer != figures.Ours {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -116,6 +116,18 @@ func (f *File) Write(path string) error {
 	return os.WriteFile(path, out.Bytes(), 0o600)
 }
 
+// Counts reads a list of numbers above 0, such as 1000,10000.
+func Counts(list string) (counts []int, err error) {
+	for word := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(word))
+		if err != nil || n < 1 {
+			return nil, fmt.Errorf("%q is no number above 0", word)
+		}
+		counts = append(counts, n)
+	}
+	return counts, nil
+}
+
 // Here is the machine that this process runs on. What the system does not tell
 // is left out.
 func Here() map[string]any {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -111,6 +112,17 @@ func TestHere(t *testing.T) {
 	for _, name := range []string{"system", "cores", "go"} {
 		if m[name] == nil {
 			t.Errorf("no %s in %v", name, m)
+		}
+	}
+}
+
+func TestCounts(t *testing.T) {
+	if got, err := Counts("1000, 20"); err != nil || !slices.Equal(got, []int{1000, 20}) {
+		t.Error(got, err)
+	}
+	for _, list := range []string{"", "1000,x", "0", "-1"} {
+		if _, err := Counts(list); err == nil {
+			t.Errorf("%q is a list of numbers", list)
 		}
 	}
 }

@@ -12,8 +12,13 @@ var plan = []step{
 	},
 	{
 		Name: "scan-curve", Bench: "scan", Dir: "./bench", Limit: 5 * time.Minute,
-		Args:  "-hosts 1000,10000,100000,1000000 -rounds 1 -only gatehouse",
-		Quick: "-hosts 1000,3000,10000 -rounds 1 -only gatehouse",
+		Args:  "-hosts 1000,10000,100000,1000000 -rounds 1 -tools ^gatehouse$",
+		Quick: "-hosts 1000,3000,10000 -rounds 1 -tools ^gatehouse$",
+	},
+	{
+		Name: "scan-whole", Bench: "scan", Dir: "./bench", Limit: 4 * time.Minute,
+		Args:  "-sweep -rounds 5",
+		Quick: "-sweep -rounds 1",
 	},
 	{
 		Name: "sweep", Bench: "sweep", Dir: "./bench/sweep", Limit: 3 * time.Minute,
