@@ -68,6 +68,7 @@ func (g *plain) resident() int64 {
 
 // TestIdle has ten thousand connections that say nothing.
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	g := newPlain(t, newStudio(t).URL, "")
 	g.served()
 	before, weight := g.rests(), g.resident()
@@ -96,6 +97,7 @@ func TestIdle(t *testing.T) {
 
 // TestSlow has hundreds that send a header, or a body, a byte at a time.
 func TestSlow(t *testing.T) {
+	t.Parallel()
 	g := newPlain(t, newStudio(t).URL, "requests: {body_time: 2s}\n")
 	g.served()
 	before := g.rests()

@@ -56,6 +56,7 @@ func signalAll(t *testing.T, pids []int, sig syscall.Signal) {
 // TestOllamaStops has a real Ollama stop in its tracks, go on, and be killed in
 // the middle of an answer; then another comes up in its place.
 func TestOllamaStops(t *testing.T) {
+	t.Parallel()
 	first := realollama.Start(t)
 	first.Load(t)
 	socket := &relay{to: first.AddrPort.String()}
