@@ -252,7 +252,7 @@ func TestHarden(t *testing.T) {
 	if again := b.harden(3); again.out != r.out {
 		t.Errorf("two plans of one machine:\n%s\n%s", r.out, again.out)
 	}
-	_, port, token := startVantage(t, enter(b.vantage))
+	_, port, token := startVantage(t, b.outside)
 	from := "10.77.1.1:" + port
 	r = b.harden(0, "--apply", "--from", from, "--from-token", token)
 	for _, want := range []string{"OPEN TO THE NETWORK: Ollama answers " + from + " at 10.77.1.2:11434, without a lock.", "Done. Now it is GUARDED", from + " gets no answer at 10.77.1.2:11434"} {
