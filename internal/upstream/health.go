@@ -46,6 +46,7 @@ func (p *Pool) Run(ctx context.Context) {
 
 // look asks one server how it is.
 func (s *server) look(ctx context.Context) {
+	s.wire.rest(time.Now())
 	is, err := s.ask(ctx)
 	if ctx.Err() != nil {
 		return
@@ -113,7 +114,7 @@ func (s *server) get(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := s.trip.RoundTrip(r)
+	resp, err := s.rest.RoundTrip(r)
 	if err != nil {
 		return nil, err
 	}

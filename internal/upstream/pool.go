@@ -14,10 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -49,9 +47,10 @@ type Pool struct {
 // server is a Server and how it is.
 type server struct {
 	Server
-	proxy *httputil.ReverseProxy
-	trip  *http.Transport
-	base  *url.URL // what requests are rewritten to
+	wire  *wire
+	proxy *httputil.ReverseProxy // for what the wire does not take
+	rest  *http.Transport        // the proxy's
+	base  *url.URL               // what requests are rewritten to
 
 	mu       sync.Mutex
 	inFlight int
@@ -128,24 +127,27 @@ func newServer(s Server) (*server, error) {
 		return nil, fmt.Errorf("upstream %s: not http, https or unix", s.URL.Redacted())
 	}
 	one.base = &base
-	one.trip = &http.Transport{
+	idle := max(64, 2*one.Slots)
+	one.rest = &http.Transport{
 		DialContext:         dial,
 		DisableCompression:  true, // bytes pass as they are
-		MaxIdleConns:        max(64, 2*one.Slots),
-		MaxIdleConnsPerHost: max(64, 2*one.Slots),
-		IdleConnTimeout:     90 * time.Second,
+		MaxIdleConns:        idle,
+		MaxIdleConnsPerHost: idle,
+		IdleConnTimeout:     idleTime,
 		TLSHandshakeTimeout: dialTime,
 		// There is a pair for each open stream, of small pieces; what is large goes
 		// past them.
-		ReadBufferSize:  1 << 10,
-		WriteBufferSize: 1 << 10,
-		TLSClientConfig: &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12},
-		Protocols:       new(http.Protocols),
+		ReadBufferSize:         1 << 10,
+		WriteBufferSize:        1 << 10,
+		MaxResponseHeaderBytes: maxAnswerHead,
+		TLSClientConfig:        &tls.Config{RootCAs: s.CA, MinVersion: tls.VersionTLS12},
+		Protocols:              new(http.Protocols),
 	}
-	one.trip.Protocols.SetHTTP1(true)
+	one.rest.Protocols.SetHTTP1(true)
+	one.wire = &wire{dial: dial, plain: base.Scheme == "http", host: hostPort(&base), most: idle}
 	one.proxy = &httputil.ReverseProxy{
 		Rewrite:        one.rewrite,
-		Transport:      one.trip,
+		Transport:      one.rest,
 		FlushInterval:  -1, // each piece of an answer at once
 		BufferPool:     buffers{},
 		ModifyResponse: clean,
@@ -155,16 +157,18 @@ func newServer(s Server) (*server, error) {
 	return one, nil
 }
 
+// hostPort is what to dial for a URL.
+func hostPort(u *url.URL) string {
+	return net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "80"))
+}
+
 // rewrite makes the request one of the gate's own. Host is the server's, so
 // that its check of it passes, and the origin was checked at the door.
 func (s *server) rewrite(r *httputil.ProxyRequest) {
 	r.SetURL(s.base)
 	r.Out.Host = s.base.Host
-	for _, name := range []string{"Origin", "Referer", "Forwarded", "X-Real-Ip"} {
-		r.Out.Header.Del(name)
-	}
 	for name := range r.Out.Header {
-		if strings.HasPrefix(name, "X-Forwarded-") {
+		if own(name) {
 			delete(r.Out.Header, name)
 		}
 	}
@@ -175,38 +179,21 @@ func (s *server) rewrite(r *httputil.ProxyRequest) {
 	r.Out.Trailer = nil // nor what comes after a body
 }
 
-// forwarded says whom the request is for, as the connection has it (RFC 7239).
-func forwarded(r *http.Request) string {
-	from := "unknown"
-	if at, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
-		if addr := at.Addr().Unmap().WithZone(""); addr.Is4() {
-			from = addr.String()
-		} else {
-			from = `"[` + addr.String() + `]"`
-		}
-	}
-	proto := "http"
-	if r.TLS != nil {
-		proto = "https"
-	}
-	return fmt.Sprintf("for=%s;host=%q;proto=%s", from, r.Host, proto)
-}
-
 // clean takes from an answer what is between Ollama and the gate.
 func clean(r *http.Response) error {
 	for name := range r.Header {
-		if strings.HasPrefix(name, "Access-Control-") {
+		if internal(name) {
 			delete(r.Header, name)
 		}
 	}
-	delete(r.Header, "Server")
 	return nil
 }
 
 // Close lets go of idle connections.
 func (p *Pool) Close() {
 	for _, s := range p.servers {
-		s.trip.CloseIdleConnections()
+		s.wire.close()
+		s.rest.CloseIdleConnections()
 	}
 }
 
@@ -250,17 +237,13 @@ func WithModel(ctx context.Context, model string) context.Context {
 	return context.WithValue(ctx, modelKey{}, model)
 }
 
-// attempt is one try at one server, as its error handler sees it.
-type attempt struct {
-	err error
-}
+type failureKey struct{}
 
-type attemptKey struct{}
-
-// note keeps the error of an attempt, for the pool to decide what comes of it.
+// note keeps the error of a request that ReverseProxy got no answer to, for the
+// pool to decide what comes of it.
 func note(_ http.ResponseWriter, r *http.Request, err error) {
-	if a, ok := r.Context().Value(attemptKey{}).(*attempt); ok {
-		a.err = err
+	if failure, ok := r.Context().Value(failureKey{}).(*error); ok {
+		*failure = err
 	}
 }
 
@@ -270,19 +253,12 @@ func (p *Pool) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	model, _ := r.Context().Value(modelKey{}).(string)
 	var err error
 	for _, s := range p.order(model, time.Now()) {
-		a := new(attempt)
-		out := r.WithContext(context.WithValue(r.Context(), attemptKey{}, a))
-		if r.GetBody != nil {
-			if out.Body, err = r.GetBody(); err != nil {
-				break
-			}
-		}
-		s.serve(w, out, a)
-		if a.err == nil {
+		if err = s.serve(w, r); err == nil {
 			return
 		}
-		err = fmt.Errorf("%s: %w", s.URL.Redacted(), a.err)
-		if r.Context().Err() != nil || !unreached(a.err) {
+		reached := !unreached(err)
+		err = fmt.Errorf("%s: %w", s.URL.Redacted(), err)
+		if r.Context().Err() != nil || reached {
 			break
 		}
 		if r.GetBody == nil && r.Body != nil && r.Body != http.NoBody {
@@ -343,22 +319,33 @@ func (p *Pool) order(model string, now time.Time) []*server {
 
 // serve is one attempt, and what it says about the server: one that was reached
 // is there, however the answer ended.
-func (s *server) serve(w http.ResponseWriter, r *http.Request, a *attempt) {
+func (s *server) serve(w http.ResponseWriter, r *http.Request) (err error) {
 	s.mu.Lock()
 	s.inFlight++
 	s.mu.Unlock()
 	defer func() {
-		if unreached(a.err) && r.Context().Err() == nil {
-			s.failed(a.err, time.Now())
+		lost := err != nil && unreached(err)
+		if lost && r.Context().Err() == nil {
+			s.failed(err, time.Now())
 		}
 		s.mu.Lock()
 		s.inFlight--
-		if !unreached(a.err) {
+		if !lost {
 			s.failures, s.until = 0, time.Time{}
 		}
 		s.mu.Unlock()
 	}()
-	s.proxy.ServeHTTP(w, r)
+	if s.wire.takes(r) {
+		return s.relay(w, r)
+	}
+	out := r.WithContext(context.WithValue(r.Context(), failureKey{}, &err))
+	if r.GetBody != nil {
+		if out.Body, err = r.GetBody(); err != nil {
+			return err
+		}
+	}
+	s.proxy.ServeHTTP(w, out)
+	return err
 }
 
 func (s *server) failed(err error, now time.Time) {
