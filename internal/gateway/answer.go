@@ -18,7 +18,6 @@ type answer struct {
 	call    *call
 	w       http.ResponseWriter
 	control *http.ResponseController
-	stop    func() // lets go of the upstream
 
 	status int
 	whole  bool // the answer states its length
@@ -40,8 +39,8 @@ var (
 	errTooLong = errors.New("the list of models is too long")
 )
 
-func newAnswer(c *call, stop func()) *answer {
-	a := &answer{call: c, w: c.w, control: http.NewResponseController(c.w), stop: stop}
+func newAnswer(c *call) *answer {
+	a := &answer{call: c, w: c.w, control: c.control}
 	if c.route.Power == ollama.Infer {
 		a.meter = c.ask.Meter()
 		if budget := c.grant.Budget(); budget >= 0 {
@@ -62,9 +61,9 @@ func (a *answer) WriteHeader(status int) {
 	}
 	a.status = status
 	h := a.w.Header()
-	h.Set(requestID, a.call.record.ID)
+	h[requestID] = []string{a.call.record.ID}
 	// What comes whole is passed on whole; only a stream can be cut.
-	a.whole = h.Get("Content-Length") != ""
+	a.whole = len(h["Content-Length"]) > 0
 	if a.call.route.ListsModels() && status == http.StatusOK && !policy.AllowsEveryModel(a.call.identity.Terms) {
 		h.Del("Content-Length") // of a list that is not this key's
 		if a.call.r.Method != http.MethodHead {
@@ -137,13 +136,13 @@ func (a *answer) FlushError() error {
 	return err
 }
 
-// end ends the stream in the words of its dialect and lets the upstream go.
+// end ends the stream in the words of its dialect. The error that Write returns
+// then has the upstream let go.
 func (a *answer) end() {
 	a.cut = true
 	if line := a.meter.CutLine("the key's tokens are used up"); len(line) > 0 && a.send(line) == nil {
 		_ = a.control.Flush()
 	}
-	a.stop()
 }
 
 // finish sends what was held back.

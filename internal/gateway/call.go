@@ -23,12 +23,13 @@ import (
 
 // call is what is known of one request while it is on its way.
 type call struct {
-	gate  *Gateway
-	w     http.ResponseWriter
-	r     *http.Request // its path without the gate's prefix
-	ctx   context.Context
-	began time.Time
-	from  netip.Addr
+	gate    *Gateway
+	w       http.ResponseWriter
+	r       *http.Request // its path without the gate's prefix
+	control *http.ResponseController
+	ctx     context.Context
+	began   time.Time
+	from    netip.Addr
 
 	record   ledger.Record
 	identity key.Identity
@@ -46,9 +47,12 @@ const requestID = "X-Request-Id"
 
 func (g *Gateway) begin(w http.ResponseWriter, r *http.Request) *call {
 	now := time.Now()
-	c := &call{gate: g, w: w, r: r, began: now, from: addrOf(r)}
+	c := &call{gate: g, w: w, r: r, control: http.NewResponseController(w), began: now, from: addrOf(r)}
 	c.ctx = g.watch().Begin(r)
-	id := r.Header.Get(requestID)
+	id := ""
+	if named := r.Header[requestID]; len(named) > 0 {
+		id = named[0]
+	}
 	if !plainID(id) {
 		id = rand.Text()
 	}
@@ -58,14 +62,16 @@ func (g *Gateway) begin(w http.ResponseWriter, r *http.Request) *call {
 	if r.Body != nil && r.Body != http.NoBody {
 		// Also for those who are turned away at once: the server reads on for what
 		// is left of a small body, and nobody may have it wait without end.
-		_ = http.NewResponseController(w).SetReadDeadline(now.Add(orDefault(g.BodyTime, time.Minute)))
+		_ = c.control.SetReadDeadline(now.Add(orDefault(g.BodyTime, time.Minute)))
 	}
 	h := w.Header()
-	h.Set(requestID, id)
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Content-Type-Options", "nosniff")
+	h[requestID] = []string{id}
+	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	return c
 }
+
+// What each answer says in the same words; nobody changes these.
+var noStore, noSniff = []string{"no-store"}, []string{"nosniff"}
 
 // plainID reports whether a caller's request id is fit for headers and logs.
 func plainID(id string) bool {
@@ -177,11 +183,17 @@ func (c *call) path() (string, bool) {
 // name to this address is stopped here.
 func (c *call) hostOK() bool {
 	host := c.r.Host
+	if host == "localhost" {
+		return true
+	}
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
 	}
 	host = strings.ToLower(strings.Trim(strings.TrimSuffix(host, "."), "[]"))
-	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" || slices.Contains(c.gate.Hosts, host) {
+	if host == "localhost" || slices.Contains(c.gate.Hosts, host) {
+		return true
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
 		return true
 	}
 	c.deny(http.StatusMisdirectedRequest, "unknown-host", "this gate does not go by that name; its operator can add it under hosts:")
@@ -269,7 +281,7 @@ func (c *call) read() bool {
 // server's, to learn whether the caller is still there.
 func (c *call) noHurry() {
 	if c.r.Body != nil && c.r.Body != http.NoBody {
-		_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
+		_ = c.control.SetReadDeadline(time.Time{})
 	}
 }
 

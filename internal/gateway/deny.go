@@ -62,26 +62,40 @@ func (c *call) quota() {
 		return
 	}
 	requests, tokens := c.gate.Limiter.States(c.identity.ID, limits, c.began)
-	h := c.w.Header()
-	for _, s := range []struct {
-		what  string
-		state limit.State
-	}{{"requests", requests}, {"tokens", tokens}} {
-		if s.state.Limit == 0 {
+	h, names := c.w.Header(), &quotaNames
+	anthropic := c.dialect() == ollama.Anthropic
+	if anthropic {
+		names = &quotaNamesAnthropic
+	}
+	var values [6]string
+	for i, s := range []limit.State{requests, tokens} {
+		if s.Limit == 0 {
 			continue
 		}
-		most, left := strconv.FormatInt(s.state.Limit, 10), strconv.FormatInt(s.state.Remaining, 10)
-		if c.dialect() == ollama.Anthropic {
-			h.Set("Anthropic-Ratelimit-"+s.what+"-Limit", most)
-			h.Set("Anthropic-Ratelimit-"+s.what+"-Remaining", left)
-			h.Set("Anthropic-Ratelimit-"+s.what+"-Reset", c.began.Add(s.state.Reset).UTC().Format(time.RFC3339))
-			continue
+		v := values[3*i : 3*i+3]
+		v[0], v[1] = strconv.FormatInt(s.Limit, 10), strconv.FormatInt(s.Remaining, 10)
+		if anthropic {
+			v[2] = c.began.Add(s.Reset).UTC().Format(time.RFC3339)
+		} else {
+			v[2] = s.Reset.Round(time.Millisecond).String()
 		}
-		h.Set("X-Ratelimit-Limit-"+s.what, most)
-		h.Set("X-Ratelimit-Remaining-"+s.what, left)
-		h.Set("X-Ratelimit-Reset-"+s.what, s.state.Reset.Round(time.Millisecond).String())
+		for j := range v {
+			h[names[3*i+j]] = v[j : j+1 : j+1]
+		}
 	}
 }
+
+// quotaNames are the headers of quota, as http.Header writes names.
+var (
+	quotaNames = [6]string{
+		"X-Ratelimit-Limit-Requests", "X-Ratelimit-Remaining-Requests", "X-Ratelimit-Reset-Requests",
+		"X-Ratelimit-Limit-Tokens", "X-Ratelimit-Remaining-Tokens", "X-Ratelimit-Reset-Tokens",
+	}
+	quotaNamesAnthropic = [6]string{
+		"Anthropic-Ratelimit-Requests-Limit", "Anthropic-Ratelimit-Requests-Remaining", "Anthropic-Ratelimit-Requests-Reset",
+		"Anthropic-Ratelimit-Tokens-Limit", "Anthropic-Ratelimit-Tokens-Remaining", "Anthropic-Ratelimit-Tokens-Reset",
+	}
+)
 
 // retryAfter says when to come again, in whole seconds (RFC 9110, section 10.2.3).
 func (c *call) retryAfter(d time.Duration) {

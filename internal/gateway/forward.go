@@ -2,8 +2,8 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"io"
+	"maps"
 	"net/http"
 
 	"gatehouse/internal/key"
@@ -11,14 +11,11 @@ import (
 
 // forward hands the call to the upstream.
 func (c *call) forward() {
-	ctx, stop := context.WithCancel(c.ctx)
-	defer stop()
-	out := c.outgoing(ctx)
-	a := newAnswer(c, stop)
+	a := newAnswer(c)
 	c.answer = a
 	c.gate.watch().Streaming(1)
 	defer c.gate.watch().Streaming(-1)
-	c.gate.Upstream.ServeHTTP(a, out)
+	c.gate.Upstream.ServeHTTP(a, c.outgoing())
 	if c.answer == a { // and not UpstreamFailed's
 		a.finish()
 	}
@@ -26,20 +23,21 @@ func (c *call) forward() {
 
 // outgoing is the request as the upstream gets it. Nothing of who the caller is
 // goes with it: credentials end at the door.
-func (c *call) outgoing(ctx context.Context) *http.Request {
+func (c *call) outgoing() *http.Request {
+	ctx := c.ctx
 	if c.gate.ForModel != nil && c.record.Model != "" {
 		ctx = c.gate.ForModel(ctx, c.record.Model)
 	}
 	out := c.r.WithContext(ctx)
-	out.Header = c.r.Header.Clone()
+	out.Header = maps.Clone(c.r.Header) // whose values nobody changes
 	key.Strip(out.Header)
-	out.Header.Set(requestID, c.record.ID)
-	out.Header.Del("Upgrade") // Ollama speaks nothing but HTTP
+	out.Header[requestID] = c.w.Header()[requestID]
+	delete(out.Header, "Upgrade") // Ollama speaks nothing but HTTP
 	switch {
 	case c.route.TakesJSON():
 		body := c.body
-		out.Body = io.NopCloser(bytes.NewReader(body))
 		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
+		out.Body, _ = out.GetBody() // never fails
 		out.ContentLength, out.TransferEncoding = int64(len(body)), nil
 	case c.r.Body != nil && c.r.Body != http.NoBody:
 		// A blob: of any size, as it comes.

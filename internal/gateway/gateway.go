@@ -150,11 +150,15 @@ func (c *call) howMuch() bool {
 
 // enter waits for a place in front of the upstream.
 func (c *call) enter() (leave func(), err error) {
+	weight := c.identity.Terms.Limits.Weight
+	if leave := c.gate.Queue.TryEnter(); leave != nil {
+		return leave, nil
+	}
 	ctx, cancel := context.WithTimeout(c.ctx, orDefault(c.gate.QueueTime, 5*time.Minute))
 	defer cancel()
 	c.gate.watch().Waiting(1)
 	defer c.gate.watch().Waiting(-1)
-	return c.gate.Queue.Enter(ctx, c.identity.ID, c.identity.Terms.Limits.Weight)
+	return c.gate.Queue.Enter(ctx, c.identity.ID, weight)
 }
 
 // busy answers a call that got no place.

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"net/http"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 )
@@ -103,32 +102,34 @@ type credential struct {
 // credentialOf finds the one credential in r. Clients put a key where their
 // dialect has it, and some put the same one in two places.
 func credentialOf(r *http.Request) (credential, *Refusal) {
-	var found []credential
-	malformed := &Refusal{Reason: Malformed, Message: "the credentials are none that this server knows; a key looks like gh_…"}
+	var found credential
+	different := false
 	for _, name := range []string{"Authorization", "Proxy-Authorization", "X-Api-Key"} {
 		for _, value := range r.Header[name] {
 			if value == "" {
 				continue
 			}
 			if len(value) > maxCredential {
-				return credential{}, malformed
+				return credential{}, malformed()
 			}
 			c, ok := parseCredential(name, value)
 			if !ok {
-				return credential{}, malformed
+				return credential{}, malformed()
 			}
-			if !slices.Contains(found, c) {
-				found = append(found, c)
+			if found != (credential{}) && found != c {
+				different = true
 			}
+			found = c
 		}
 	}
-	switch len(found) {
-	case 0:
-		return credential{}, nil
-	case 1:
-		return found[0], nil
+	if different {
+		return credential{}, &Refusal{Reason: Ambiguous, Message: "the request carries different credentials; send one"}
 	}
-	return credential{}, &Refusal{Reason: Ambiguous, Message: "the request carries different credentials; send one"}
+	return found, nil
+}
+
+func malformed() *Refusal {
+	return &Refusal{Reason: Malformed, Message: "the credentials are none that this server knows; a key looks like gh_…"}
 }
 
 func parseCredential(header, value string) (c credential, ok bool) {
@@ -171,7 +172,9 @@ func (d *Door) byToken(token string, from netip.Addr, now time.Time) (Identity, 
 		// The checksum is public, so that saying this helps nobody guess.
 		return Identity{}, &Refusal{Reason: Typo, Message: "this is no whole key: a character was changed or lost on the way"}
 	}
-	hash := sha256.Sum256([]byte(token))
+	var whole [tokenLen]byte // as Parse found it to be
+	copy(whole[:], token)
+	hash := sha256.Sum256(whole[:])
 	k := d.ring().Get(id)
 	if k == nil {
 		// As long as for a key that is there.

@@ -48,10 +48,10 @@ func (g *Guesses) Wrong(from netip.Addr, id string, now time.Time) time.Duration
 	if g == nil {
 		return 0
 	}
-	wait := g.count(g.tag("a", network(from)), now)
+	wait := g.count(g.place(from), now)
 	if id != "" {
 		// At the key: many addresses with a few tries each.
-		wait = max(wait, g.count(g.tag("k", id), now))
+		wait = max(wait, g.count(g.tag(id), now))
 	}
 	return wait
 }
@@ -62,7 +62,7 @@ func (g *Guesses) Locked(from netip.Addr, now time.Time) time.Duration {
 	if g == nil {
 		return 0
 	}
-	tag := g.tag("a", network(from))
+	tag := g.place(from)
 	row := &g.rows[tag>>1%guessRows]
 	row.mu.Lock()
 	defer row.mu.Unlock()
@@ -79,7 +79,7 @@ func (g *Guesses) forgive(from netip.Addr) {
 	if g == nil {
 		return
 	}
-	tag := g.tag("a", network(from))
+	tag := g.place(from)
 	row := &g.rows[tag>>1%guessRows]
 	row.mu.Lock()
 	for i := range row.slots {
@@ -90,12 +90,27 @@ func (g *Guesses) forgive(from netip.Addr) {
 	row.mu.Unlock()
 }
 
-func (g *Guesses) tag(kind, what string) uint64 {
+// tag is what the table knows a key by.
+func (g *Guesses) tag(id string) uint64 {
 	var h maphash.Hash
 	h.SetSeed(g.seed)
-	h.WriteString(kind)
-	h.WriteString(what)
+	h.WriteByte('k')
+	h.WriteString(id)
 	return h.Sum64() | 1 // 0 is an empty slot
+}
+
+// place is what the table knows by what one holder of addresses has: an IPv4
+// address, an IPv6 /64.
+func (g *Guesses) place(a netip.Addr) uint64 {
+	b := a.As16() // in which an IPv4 address is mapped
+	if a.Is6() && !a.Is4In6() {
+		clear(b[8:])
+	}
+	var h maphash.Hash
+	h.SetSeed(g.seed)
+	h.WriteByte('a')
+	h.Write(b[:])
+	return h.Sum64() | 1
 }
 
 func (g *Guesses) count(tag uint64, now time.Time) time.Duration {
@@ -127,13 +142,4 @@ func waitFor(tries uint32) time.Duration {
 		return 0
 	}
 	return min(maxWait, firstWait<<min(tries-freeTries-1, 20))
-}
-
-// network is what one holder of addresses has: an IPv4 address, an IPv6 /64.
-func network(a netip.Addr) string {
-	if a.Is6() && !a.Is4In6() {
-		p, _ := a.Prefix(64)
-		return p.String()
-	}
-	return a.Unmap().String()
 }

@@ -77,7 +77,23 @@ func pad62(n *big.Int, width int) string {
 }
 
 func checksum(body string) string {
-	return pad62(big.NewInt(int64(crc32.ChecksumIEEE([]byte(body)))), checksumLen)
+	b := checksumOf(body)
+	return string(b[:])
+}
+
+// checksumOf is checksum without garbage, since it is asked for at each request:
+// what crc32 is given would be.
+func checksumOf(body string) (b [checksumLen]byte) {
+	n := ^uint32(0)
+	for i := range len(body) {
+		n = crc32.IEEETable[byte(n)^body[i]] ^ n>>8
+	}
+	n = ^n
+	for i := len(b) - 1; i >= 0; i-- {
+		b[i] = digits[n%62]
+		n /= 62
+	}
+	return b
 }
 
 // Parse returns the id that a token names. It says nothing about whether the
@@ -99,8 +115,7 @@ func Parse(token string) (id string, err error) {
 			return "", ErrChecksum
 		}
 	}
-	body := token[:tokenLen-checksumLen]
-	if checksum(body) != token[tokenLen-checksumLen:] {
+	if sum := checksumOf(token[:tokenLen-checksumLen]); string(sum[:]) != token[tokenLen-checksumLen:] {
 		return "", ErrChecksum
 	}
 	return rest[:idLen], nil

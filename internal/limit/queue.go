@@ -69,6 +69,18 @@ func (q *Queue) Stats() (inside, waiting int) {
 	return q.inside, len(q.heap)
 }
 
+// TryEnter takes a place that is free, when nobody waits for one, and returns what
+// gives it back; nil when there is none.
+func (q *Queue) TryEnter() (leave func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.inside >= q.slots || len(q.heap) > 0 {
+		return nil
+	}
+	q.inside++
+	return q.leaving()
+}
+
 // Enter waits for a place and returns what gives it back. A weight below 1 is
 // 1. It fails at once when the queue is full, or when ctx will have ended by the
 // time a place is likely to be free; and when ctx ends first.

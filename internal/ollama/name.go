@@ -30,6 +30,12 @@ func CanonicalName(name string) string {
 		return ""
 	}
 	// Only now: ToLower makes letters of what is none, the Kelvin sign for one.
+	if strings.IndexByte(name, '/') < 0 { // as nearly all are: there is nothing to leave out
+		if len(model) < len(name) {
+			return strings.ToLower(name)
+		}
+		return strings.ToLower(name + ":" + tag)
+	}
 	canonical := strings.ToLower(host + "/" + namespace + "/" + model + ":" + tag)
 	if short, ok := strings.CutPrefix(canonical, defaultHost+"/"); ok {
 		return strings.TrimPrefix(short, defaultNamespace+"/")
@@ -61,9 +67,17 @@ func nameParts(name string) (host, namespace, model, tag string, ok bool) {
 // validPart reports whether s is a part of a name of up to limit bytes; marks
 // may stand in it, but not first.
 func validPart(s string, limit int, marks string) bool {
-	const word = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"
-	return 0 < len(s) && len(s) <= limit &&
-		strings.IndexByte(marks, s[0]) < 0 && strings.Trim(s, word+marks) == ""
+	if s == "" || len(s) > limit {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		word := 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_'
+		if !word && (i == 0 || strings.IndexByte(marks, c) < 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // ValidDigest reports whether s is a SHA-256 in hexadecimal, with or without
