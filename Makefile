@@ -20,7 +20,7 @@ TAILNET := ./internal/tailnet/... ./cmd/gatehouse
 SYSTEMS := linux/arm64 darwin/arm64 windows/amd64 # that it has to build for, besides this one
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint bench bench-report bench-go peers geo fuzz install clean go
+.PHONY: help build run test lint bench bench-smoke bench-report bench-go peers geo fuzz install clean go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ bench: build peers ## the scan beside curl, nmap and masscan; the gate beside ng
 	$(GO) run ./bench -sweep $(BENCH)
 	$(GO) run ./bench/gate $(BENCHGATE)
 	$(GO) run ./bench/store $(BENCHSTORE)
+
+bench-smoke: build ## each benchmark in small: that it works and finds what it should, not how fast
+	$(GO) test -run Allocs ./internal/gateway ./internal/upstream
+	$(GO) run ./bench/gate -smoke
 
 bench-report: build peers ## every benchmark, 25 minutes (QUICK=1: 3), and docs/performance.md drawn from it
 	$(GO) run ./bench/report -measure $(if $(QUICK),-quick)

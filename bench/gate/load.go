@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"slices"
 	"strconv"
 	"sync"
@@ -17,13 +18,18 @@ import (
 // load is what one measurement saw.
 type load struct {
 	rate            float64 // requests a second
+	requests        int
 	p50, p99, first time.Duration
+	cpu             time.Duration // of what was measured; the caller's to fill in
 }
 
 // drive keeps clients busy with one request each on a kept-alive connection. It
 // writes prepared bytes and reads as little as tells an answer's end, for what
 // the load costs is taken from what is measured.
-func drive(ctx context.Context, addr, request string, w work, d time.Duration) (load, error) {
+//
+// With a rate above 0 so many are sent in a second and no more, each at its time:
+// the latency is then counted from when it was due, whatever held it up.
+func drive(ctx context.Context, addr, request string, w work, d time.Duration, rate float64) (load, error) {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -32,7 +38,12 @@ func drive(ctx context.Context, addr, request string, w work, d time.Duration) (
 	errs := make([]error, w.clients)
 	began := time.Now()
 	for i := range w.clients {
-		wg.Go(func() { took[i], firsts[i], errs[i] = client(ctx, addr, request) })
+		var next pace
+		if rate > 0 {
+			each := time.Duration(float64(w.clients) / rate * float64(time.Second))
+			next = pace{due: began.Add(each * time.Duration(i) / time.Duration(w.clients)), each: each}
+		}
+		wg.Go(func() { took[i], firsts[i], errs[i] = client(ctx, addr, request, next) })
 	}
 	wg.Wait()
 	elapsed := time.Since(began)
@@ -46,12 +57,57 @@ func drive(ctx context.Context, addr, request string, w work, d time.Duration) (
 	slices.Sort(all)
 	slices.Sort(first)
 	return load{
-		rate: float64(len(all)) / elapsed.Seconds(),
-		p50:  all[len(all)/2], p99: all[len(all)*99/100], first: first[len(first)/2],
+		rate: float64(len(all)) / elapsed.Seconds(), requests: len(all),
+		p50: all[len(all)/2], p99: all[len(all)*99/100], first: first[len(first)/2],
 	}, nil
 }
 
-func client(ctx context.Context, addr, request string) (took, firsts []time.Duration, err error) {
+// pace says when the next request is due; the zero pace is at once.
+type pace struct {
+	due  time.Time
+	each time.Duration
+}
+
+// wait waits until the next request is due, and says when that was.
+func (p *pace) wait(ctx context.Context) time.Time {
+	if p.each == 0 {
+		return time.Now()
+	}
+	due := p.due
+	p.due = due.Add(p.each)
+	t := time.NewTimer(time.Until(due))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return due
+}
+
+// once sends one request and returns the status of its answer.
+func once(addr, request string) (status int, err error) {
+	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := conn.Write([]byte(request)); err != nil {
+		return 0, err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return 0, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("answered %s, %.200s", resp.Status, body)
+	}
+	return resp.StatusCode, err
+}
+
+func client(ctx context.Context, addr, request string, next pace) (took, firsts []time.Duration, err error) {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return nil, nil, err
@@ -59,8 +115,11 @@ func client(ctx context.Context, addr, request string) (took, firsts []time.Dura
 	defer conn.Close()
 	r := bufio.NewReaderSize(conn, 16<<10)
 	out := []byte(request)
-	for ctx.Err() == nil {
-		sent := time.Now()
+	for {
+		sent := next.wait(ctx)
+		if ctx.Err() != nil {
+			return took, firsts, nil
+		}
 		_ = conn.SetDeadline(sent.Add(10 * time.Second))
 		if _, err := conn.Write(out); err != nil {
 			return nil, nil, err
@@ -84,7 +143,6 @@ func client(ctx context.Context, addr, request string) (took, firsts []time.Dura
 			r.Reset(conn)
 		}
 	}
-	return took, firsts, nil
 }
 
 // readAnswer reads one answer and says when its first byte of body came, and

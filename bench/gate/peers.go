@@ -6,7 +6,10 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
+	"io"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,16 +37,49 @@ func serveUpstream(addr string) error {
 		_, _ = w.Write(tags)
 	})
 	mux.HandleFunc("POST /api/chat", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // as Ollama does, before it answers
 		w.Header().Set("Content-Type", "application/x-ndjson")
 		flush := http.NewResponseController(w)
-		for range 19 {
+		for range chatLines - 1 {
 			fmt.Fprint(w, `{"model":"tiny","created_at":"2026-11-23T10:00:00.000000000Z","message":{"role":"assistant","content":" blue"},"done":false}`+"\n")
 			_ = flush.Flush()
 		}
 		fmt.Fprint(w, `{"model":"tiny","created_at":"2026-11-23T10:00:00.000000000Z","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop",`+
 			`"total_duration":1000000,"load_duration":1000,"prompt_eval_count":12,"prompt_eval_duration":1000,"eval_count":19,"eval_duration":1000}`+"\n")
 	})
+	mux.HandleFunc("POST /api/generate", func(w http.ResponseWriter, r *http.Request) { // a model that thinks until nobody listens
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		fmt.Fprint(w, `{"model":"tiny","created_at":"2026-11-23T10:00:00.000000000Z","response":" blue","done":false}`+"\n")
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
 	return (&http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: 10 * time.Second}).ListenAndServe()
+}
+
+// chatLines is how many lines the answer to a chat has.
+const chatLines = 20
+
+// serveBare is the proxy that Go's library makes, with its own Transport: what a
+// gate that did nothing would cost.
+func serveBare(addr, upstream string) error {
+	to := &url.URL{Scheme: "http", Host: upstream}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			if r.In.ContentLength > 0 { // as short as all of the load's
+				body, _ := io.ReadAll(io.LimitReader(r.In.Body, 1<<20))
+				r.Out.Body = io.NopCloser(bytes.NewReader(body))
+			}
+		},
+		Transport:     &http.Transport{MaxIdleConns: 64, MaxIdleConnsPerHost: 64, DisableCompression: true},
+		FlushInterval: -1,
+	}
+	return (&http.Server{Addr: addr, Handler: proxy, ReadHeaderTimeout: 10 * time.Second}).ListenAndServe()
+}
+
+func startBare(ctx context.Context, b *bench, listen string) (*exec.Cmd, error) {
+	return b.self(ctx, "bare", listen, b.upstream)
 }
 
 // serveKeys is what stands behind auth_request: it knows the keys' hashes.
@@ -80,17 +116,29 @@ func (b *bench) makeKey(ctx context.Context) error {
 }
 
 func startGatehouse(ctx context.Context, b *bench, listen string) (*exec.Cmd, error) {
+	return b.gate(ctx, listen, filepath.Join(b.dir, "state"))
+}
+
+// gate is our own, with the keys of a state folder.
+func (b *bench) gate(ctx context.Context, listen, state string) (*exec.Cmd, error) {
 	admin, err := freeAddr()
 	if err != nil {
 		return nil, err
 	}
-	config := filepath.Join(b.dir, "gatehouse.yaml")
-	text := fmt.Sprintf("listen: [%q]\nadmin: %q\ntls: {mode: \"off\"}\nupstreams: [{url: %q, slots: 64}]\nqueue: {length: 1024}\n",
-		listen, admin, "http://"+b.upstream)
+	config := state + ".yaml"
+	// A server has 4,096 places at most, so that it takes more than one for more
+	// streams, though they are the same.
+	const most = 4096
+	var upstreams []string
+	for places := 64 + b.mostStreams(); places > 0; places -= most {
+		upstreams = append(upstreams, fmt.Sprintf("{url: %q, slots: %d}", "http://"+b.upstream, min(places, most)))
+	}
+	text := fmt.Sprintf("listen: [%q]\nadmin: %q\ntls: {mode: \"off\"}\nupstreams: [%s]\nqueue: {length: 1024}\n",
+		listen, admin, strings.Join(upstreams, ", "))
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
-	return exec.CommandContext(ctx, b.gatehouse, "gate", "--config", config, "--state-dir", filepath.Join(b.dir, "state")), nil
+	return exec.CommandContext(ctx, b.gatehouse, "gate", "--config", config, "--state-dir", state), nil
 }
 
 // nginxMap is the recipe with the key in a map; nginxAuthRequest the one that
@@ -121,10 +169,10 @@ func startNginx(server string) func(context.Context, *bench, string) (*exec.Cmd,
 			}
 		}
 		text := fmt.Sprintf(`daemon off; worker_processes auto; pid %[5]s/pid; error_log %[5]s/error.log;
-events { worker_connections 4096; }
+worker_rlimit_nofile %[6]d; events { worker_connections %[6]d; }
 http { access_log %[5]s/access.log; client_body_temp_path %[5]s/b; proxy_temp_path %[5]s/p; fastcgi_temp_path %[5]s/f; uwsgi_temp_path %[5]s/u; scgi_temp_path %[5]s/s;
 map_hash_bucket_size 256; keepalive_requests 100000000; upstream up { server %[2]s; keepalive 64; }
-`+server+"\n}\n", listen, b.upstream, b.key, keys, dir)
+`+server+"\n}\n", listen, b.upstream, b.key, keys, dir, b.files)
 		config := filepath.Join(dir, "nginx.conf")
 		if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 			return nil, err
@@ -148,7 +196,7 @@ func startHAProxy(ctx context.Context, b *bench, listen string) (*exec.Cmd, erro
 	}
 	config := filepath.Join(b.dir, "haproxy.cfg")
 	text := fmt.Sprintf(`global
-  maxconn 4096
+  maxconn %d
 defaults
   mode http
   timeout connect 5s
@@ -162,7 +210,7 @@ frontend front
 backend up
   http-reuse always
   server one %s
-`, listen, b.key, b.upstream)
+`, (b.files-spareFiles/2)/2, listen, b.key, b.upstream)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
 	}
