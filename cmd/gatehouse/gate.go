@@ -184,14 +184,15 @@ func (g *gate) run(ctx context.Context, cfg *config) (err error) {
 	g.event("start", versionString())
 	g.hello()
 
-	failed := make(chan error, len(servers))
-	for _, srv := range servers {
-		go func() { failed <- srv.serve() }()
-	}
+	// Before anybody is served: who was may change the file, or stop the gate.
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
 	background := g.background(ctx)
+	failed := make(chan error, len(servers))
+	for _, srv := range servers {
+		go func() { failed <- srv.serve() }()
+	}
 	notify("READY=1")
 
 	for {
