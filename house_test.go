@@ -55,7 +55,7 @@ var house = map[string]struct {
 
 	"store":   {joint, "wave key ledger ollama evidence finding owner target flock notice"}, // terms name powers; what a record is made of
 	"fleet":   {joint, "wave limit store"},
-	"report":  {joint, "wave ledger finding evidence owner"},
+	"report":  {joint, "wave ledger finding evidence owner sweep"}, // the account of a raw sweep
 	"console": {joint, "wave ledger report"},
 
 	// The test rig. The simulator is in the product too, for `gatehouse demo`.

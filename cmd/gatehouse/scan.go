@@ -56,6 +56,8 @@ type scanCmd struct {
 
 	Saving `embed:"" group:"What to keep:"`
 
+	DryRun string `help:"Send nothing: write the packets of a raw sweep to this pcap file." placeholder:"FILE" group:"How to look:"`
+
 	input string // what targets come from where Target is -; "" is standard input
 
 	State string `help:"Keep what was found in this file: the same command goes on after a stop, even kill -9, with no host lost and none twice." placeholder:"FILE" group:"What to write:"`
@@ -75,6 +77,8 @@ type Looks struct {
 	MaxTime     time.Duration `help:"Budget of one place: time in all." default:"15s"`
 	MaxBytes    int64         `help:"Budget of one place: bytes read in all." default:"8388608"`
 	Advisories  string        `help:"Folder of OSV files to judge versions by, instead of the built-in table." placeholder:"DIR" type:"path"`
+
+	Sweeps `embed:""`
 }
 
 // Outputs are the flags about what is written.
@@ -104,6 +108,9 @@ func (c *scanCmd) Run(ctx context.Context, s streams) error {
 		return err
 	}
 	defer j.owners.Close()
+	if c.DryRun != "" {
+		return j.dryRun(ctx, c.DryRun)
+	}
 	return j.run(ctx)
 }
 
@@ -253,6 +260,8 @@ func (l *Looks) check() error {
 		return usage(fmt.Errorf("--max-bytes %d is less than one answer takes", l.MaxBytes), "try --max-bytes 8388608")
 	case l.Retries < 0 || l.MaxDetails < 0:
 		return usage(errors.New("--retries and --max-details cannot be negative"), "see gatehouse scan --help")
+	case l.Probes < 0 || l.Cooldown < 0:
+		return usage(errors.New("--probes and --cooldown cannot be negative"), "see gatehouse scan --help")
 	case l.Contact != "" && !isContact(l.Contact):
 		return usage(fmt.Errorf("--contact %q is no mailto:, https: or tel: URI", l.Contact), "such as --contact mailto:you@example.org")
 	}
@@ -399,6 +408,13 @@ func (j *job) run(ctx context.Context) error {
 		prober.Details = j.looks.MaxDetails
 	}
 	w.Dial, w.Probe, w.Judge = sweeper.Dial, prober.Probe, func(h *evidence.Host) finding.Verdict { return rules.Judge(h) }
+	syn, err := j.syn(ctx, allows, limit)
+	if err != nil {
+		return err
+	}
+	if syn != nil {
+		w.Sweep = syn
+	}
 	w.Workers, w.All = workers(j.looks.Concurrency), j.outputs.All
 
 	if j.state != "" && filepath.Clean(j.state) == filepath.Clean(j.outputs.Out) {

@@ -10,6 +10,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"gatehouse/internal/finding"
+	"gatehouse/internal/sweep"
 	"gatehouse/internal/wave"
 )
 
@@ -66,6 +67,8 @@ func (p *page) summary(sum wave.Summary) {
 	}
 	p.list("Findings", found)
 
+	p.sweep(sum.Sweep)
+
 	var trouble []string
 	if sum.Retried > 0 {
 		trouble = append(trouble, plural(sum.Retried, "attempt")+" made again")
@@ -89,6 +92,34 @@ func (p *page) summary(sum wave.Summary) {
 	if sum.Places > 1 && sum.Source == "" {
 		p.entry("Again", "--seed "+strconv.FormatUint(sum.Seed, 10)+" repeats the order")
 	}
+}
+
+// sweep writes the account of a raw sweep.
+func (p *page) sweep(s *sweep.Stats) {
+	if s == nil {
+		return
+	}
+	sent := count(s.Sent) + " SYNs sent"
+	if s.Again > 0 {
+		sent += ", " + count(s.Again) + " of them again"
+	}
+	parts := []string{sent, count(s.Open) + " answered", count(s.Refused) + " refused"}
+	for _, part := range []struct {
+		n    uint64
+		what string
+	}{
+		{s.Unreachable, "unreachable"},
+		{s.Duplicates, "answers twice"},
+		{s.Late, "late"},
+		{s.Invalid, "not to ours"},
+		{s.Dropped, "dropped by the kernel"},
+		{s.Short, "pauses for want of buffers"},
+	} {
+		if part.n > 0 {
+			parts = append(parts, count(part.n)+" "+part.what)
+		}
+	}
+	p.list("Sweep", parts)
 }
 
 // list writes a label and its parts; painted text is not wrapped inside a part.

@@ -12,7 +12,7 @@ import (
 // or an IPv6 /48). A nil Limit bounds nothing.
 type Limit struct {
 	all      *gcra
-	allGap   time.Duration
+	allGap   float64 // ns; a fraction of one is 1 % at 10,000,000 a second
 	networks []gcra
 	netGap   time.Duration
 	seed     maphash.Seed
@@ -30,15 +30,15 @@ func NewLimit(rate, perNetwork float64) *Limit {
 		l.all, l.allGap = new(gcra), gap(rate)
 	}
 	if perNetwork > 0 {
-		l.networks, l.netGap = make([]gcra, networkSlots), gap(perNetwork)
+		l.networks, l.netGap = make([]gcra, networkSlots), time.Duration(gap(perNetwork))
 	}
 	return l
 }
 
-// gap is the time from one attempt to the next. At a rate of less than one a
+// gap is the time from one attempt to the next, in nanoseconds. At a rate of less than one a
 // day it is a day: no overflow, and nobody waits for a second attempt.
-func gap(rate float64) time.Duration {
-	return time.Duration(min(float64(time.Second)/rate, float64(24*time.Hour)))
+func gap(rate float64) float64 {
+	return min(float64(time.Second)/rate, float64(24*time.Hour))
 }
 
 // burst is how far attempts may run ahead of their rate, in time: long enough
@@ -50,23 +50,41 @@ func (l *Limit) wait(ctx context.Context, addr netip.Addr) error {
 		return nil
 	}
 	now := time.Now()
-	at := now
-	if l.networks != nil {
-		network, _ := addr.Prefix(networkBits(addr))
-		slot := maphash.Comparable(l.seed, network) % networkSlots
-		at = l.networks[slot].reserve(at, l.netGap)
-	}
-	if at.After(now) {
+	if at := l.network(now, addr); at.After(now) {
 		// The whole is asked when the network's turn has come, so that one
 		// crowded network does not use up what the others could have.
 		if err := sleepUntil(ctx, at); err != nil {
 			return err
 		}
 	}
-	if l.all != nil {
-		return sleepUntil(ctx, l.all.reserve(time.Now(), l.allGap))
+	return l.waitAll(ctx, 1)
+}
+
+// network takes the next turn of addr's network and returns when it is.
+func (l *Limit) network(now time.Time, addr netip.Addr) time.Time {
+	if l == nil || l.networks == nil {
+		return now
 	}
-	return nil
+	prefix, _ := addr.Prefix(networkBits(addr))
+	return l.networks[maphash.Comparable(l.seed, prefix)%networkSlots].reserve(now, l.netGap)
+}
+
+// together is how many attempts may go out at once, most at most: no more than
+// a fifth of what the burst allows.
+func (l *Limit) together(most int) int {
+	if l == nil || l.all == nil {
+		return most
+	}
+	return int(max(1, min(float64(most), float64(burst/5)/l.allGap)))
+}
+
+// waitAll waits until n attempts may be made over all. Their networks have been
+// asked.
+func (l *Limit) waitAll(ctx context.Context, n int) error {
+	if l == nil || l.all == nil {
+		return nil
+	}
+	return sleepUntil(ctx, l.all.reserve(time.Now(), time.Duration(float64(n)*l.allGap)))
 }
 
 // networkBits is the size of what is taken for one network.

@@ -127,13 +127,40 @@ func (p *permutation) at(i uint64) uint64 {
 	}
 }
 
-// addMod is x + F(y) mod m, where F is the round function of key.
+// of is at backwards: the position where index i < n lies.
+func (p *permutation) of(i uint64) uint64 {
+	for {
+		l, r := i%p.a, i/p.a
+		for j := rounds - 2; j >= 0; j -= 2 {
+			r = subMod(r, p.keys[j+1], l, p.b)
+			l = subMod(l, p.keys[j], r, p.a)
+		}
+		if i = p.a*r + l; i < p.n {
+			return i
+		}
+	}
+}
+
+// addMod is x + F(y) mod m, where F is the round function of key, and subMod
+// takes that back.
 func addMod(x uint64, key [2]uint64, y, m uint64) uint64 {
-	f, _ := bits.Mul64(mix(y^key[0], key[1]), m) // below m, without dividing
-	if x += f; x >= m {
+	if x += round(key, y, m); x >= m {
 		x -= m
 	}
 	return x
+}
+
+func subMod(x uint64, key [2]uint64, y, m uint64) uint64 {
+	if x += m - round(key, y, m); x >= m {
+		x -= m
+	}
+	return x
+}
+
+// round is the round function: a number below m, without dividing.
+func round(key [2]uint64, y, m uint64) uint64 {
+	f, _ := bits.Mul64(mix(y^key[0], key[1]), m)
+	return f
 }
 
 // mix multiplies to 128 bits and folds them, as wyhash does.

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -470,6 +471,20 @@ func (s *Set) at(i uint64) Place {
 	if i >= s.bare {
 		return s.named[i-s.bare]
 	}
+	g, addr, port := s.bareAt(i)
+	p := Place{Addr: addr, Port: port, Target: s.texts[g.text]}
+	switch {
+	case p.Target != "":
+	case g.ports == 0: // those of the default ports come first
+		p.Target = p.Addr.String()
+	default:
+		p.Target = p.AddrPort().String()
+	}
+	return p
+}
+
+// bareAt is where index i < bare lies.
+func (s *Set) bareAt(i uint64) (*segment, netip.Addr, uint16) {
 	n, found := slices.BinarySearchFunc(s.segments, i, func(g segment, i uint64) int { return cmp.Compare(g.start, i) })
 	if !found {
 		n--
@@ -480,15 +495,33 @@ func (s *Set) at(i uint64) Place {
 	if k := uint64(len(ports)); k > 1 {
 		step, port = step/k, step%k
 	}
-	p := Place{Addr: g.first.plus(step).addr(), Port: ports[port], Target: s.texts[g.text]}
-	switch {
-	case p.Target != "":
-	case g.ports == 0: // those of the default ports come first
-		p.Target = p.Addr.String()
-	default:
-		p.Target = p.AddrPort().String()
+	return g, g.first.plus(step).addr(), ports[port]
+}
+
+// find is the index of the place that stands for addr alone; false when the set
+// has none.
+func (s *Set) find(addr netip.AddrPort) (uint64, bool) {
+	at := numberOf(addr.Addr())
+	// The segments of one list of ports follow each other and grow.
+	for from := 0; from < len(s.segments); {
+		list := s.segments[from].ports
+		to := from + sort.Search(len(s.segments)-from, func(i int) bool { return s.segments[from+i].ports != list })
+		n := from + sort.Search(to-from, func(i int) bool { return at.less(s.segments[from+i].first) }) - 1
+		ports := s.ports[list]
+		if port := slices.Index(ports, addr.Port()); port >= 0 && n >= from {
+			end := s.bare
+			if n+1 < len(s.segments) {
+				end = s.segments[n+1].start
+			}
+			g := &s.segments[n]
+			far := at.minus(g.first)
+			if i := g.start + far.lo*uint64(len(ports)) + uint64(port); far.hi == 0 && far.lo < (end-g.start)/uint64(len(ports)) {
+				return i, true
+			}
+		}
+		from = to
 	}
-	return p
+	return 0, false
 }
 
 // Digest names the set: two with the same digest, walked in the same order,
@@ -544,6 +577,53 @@ func (w *Walk) At(pos uint64) Place {
 	p := w.set.at(w.perm.at(pos))
 	p.Pos = pos
 	return p
+}
+
+// End is one past the last position that Places may yield.
+func (w *Walk) End() uint64 { return w.end }
+
+// Nth is position and place of the k-th of the Count places that Places yields,
+// from 0, without what is only for show. It is not bare when it was named by a
+// host name or a URL, so that its address does not say all of it.
+func (w *Walk) Nth(k uint64) (pos uint64, place netip.AddrPort, bare bool) {
+	pos = w.nth(k)
+	i := w.perm.at(pos)
+	if i >= w.set.bare {
+		return pos, w.set.named[i-w.set.bare].AddrPort(), false
+	}
+	_, addr, port := w.set.bareAt(i)
+	return pos, netip.AddrPortFrom(addr, port), true
+}
+
+// nth is the position of the k-th place.
+func (w *Walk) nth(k uint64) uint64 {
+	if s := w.order.Shard; s.N > 1 {
+		return k*s.N + s.I - 1 + w.skipped()
+	}
+	return k + w.order.From
+}
+
+// skipped are the positions of the shard before From, as far as its first.
+func (w *Walk) skipped() uint64 { return w.upTo(w.order.From) * w.order.Shard.N }
+
+// Find is which of the places, as Nth counts them, stands for addr alone; false
+// when none does. It takes the same time for any number of places, and no table:
+// the permutation is walked backwards.
+func (w *Walk) Find(addr netip.AddrPort) (k uint64, ok bool) {
+	i, ok := w.set.find(addr)
+	if !ok {
+		return 0, false
+	}
+	pos := w.perm.of(i)
+	if pos < w.order.From || pos >= w.end || !w.order.Shard.holds(pos) {
+		return 0, false
+	}
+	return w.upTo(pos) - w.upTo(w.order.From), true
+}
+
+// Rank is how many of the places, as Nth counts them, lie below position pos.
+func (w *Walk) Rank(pos uint64) uint64 {
+	return w.upTo(max(pos, w.order.From)) - w.upTo(w.order.From)
 }
 
 // Places yields the places in order, until ctx ends.

@@ -493,6 +493,52 @@ func TestShardsAndSamples(t *testing.T) {
 	}
 }
 
+// TestFind has each place found again by its address alone, and nothing else.
+func TestFind(t *testing.T) {
+	set := parse(t, options(permit(t, "10.0.0.0/8 fd00::/8", "10.0.1.128/25"), 80, 443, 11434),
+		"10.0.0.0/23", "10.0.7.3-10.0.7.9", "10.0.7.3:8080", "10.0.9.0/30:80", "fd00::/123", "http://10.0.0.7:443", "[fd00::5]:22", "http://10.0.3.1/x")
+	for _, o := range []target.Order{
+		{Seed: 1},
+		{Seed: 2, Shard: target.Shard{I: 2, N: 3}},
+		{Seed: 3, Sample: 0.3},
+		{Seed: 4, Shard: target.Shard{I: 5, N: 7}, Sample: 0.5},
+		{Seed: 5, From: 700},
+		{Seed: 6, From: 701, Shard: target.Shard{I: 3, N: 4}},
+	} {
+		w := walk(t, set, o)
+		k, bare := uint64(0), map[netip.AddrPort]bool{}
+		for p := range w.Places(t.Context()) {
+			pos, addr, plain := w.Nth(k)
+			if pos != p.Pos || addr != p.AddrPort() || plain != (p.Name == "" && p.Scheme == "") {
+				t.Fatalf("%v: place %d is %d %v %v, want %v", o, k, pos, addr, plain, p)
+			}
+			if r := w.Rank(pos); r != k {
+				t.Fatalf("%v: %d places lie below position %d, want %d", o, r, pos, k)
+			}
+			found, ok := w.Find(addr)
+			if plain && (!ok || found != k) {
+				t.Fatalf("%v: %v is found as %d %v, want %d", o, addr, found, ok, k)
+			}
+			bare[addr] = bare[addr] || plain
+			k++
+		}
+		if k != w.Count() || w.Rank(w.End()) != k {
+			t.Fatalf("%v: %d places, %d below the end, want %d", o, k, w.Rank(w.End()), w.Count())
+		}
+		for _, network := range []string{"10.0.0.0/20", "fd00::/120"} {
+			prefix := netip.MustParsePrefix(network)
+			for a := prefix.Addr(); prefix.Contains(a); a = a.Next() {
+				for _, port := range []uint16{22, 80, 443, 8080, 11434} {
+					at := netip.AddrPortFrom(a, port)
+					if _, ok := w.Find(at); ok != bare[at] {
+						t.Fatalf("%v: %v is found: %v, want %v", o, at, ok, bare[at])
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestSeedsGiveOtherOrders(t *testing.T) {
 	set := parse(t, options(local, 80), "10.0.0.0/24")
 	seen := map[string]bool{}

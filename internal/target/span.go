@@ -31,6 +31,13 @@ func (n number) plus(d uint64) number {
 	return number{n.hi + carry, lo}
 }
 
+// minus is how far n lies above m, modulo 2^128.
+func (n number) minus(m number) number {
+	lo, borrow := bits.Sub64(n.lo, m.lo, 0)
+	hi, _ := bits.Sub64(n.hi, m.hi, borrow)
+	return number{hi, lo}
+}
+
 func (n number) next() number { return n.plus(1) }
 
 func (n number) prior() number {

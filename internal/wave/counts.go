@@ -62,8 +62,8 @@ type tracker struct {
 	queue  []entry // positions as they were begun, growing
 	index  map[uint64]int
 	base   int    // index of queue[0]
-	mark   uint64 // every position below is done
-	counts Counts // of the positions below mark
+	at     uint64 // the mark: every position below is done
+	counts Counts // of the positions below the mark
 }
 
 type entry struct {
@@ -73,7 +73,7 @@ type entry struct {
 }
 
 func newTracker(m Mark) *tracker {
-	t := &tracker{index: make(map[uint64]int), mark: m.At}
+	t := &tracker{index: make(map[uint64]int), at: m.At}
 	t.counts.plus(m.Counts)
 	return t
 }
@@ -85,15 +85,15 @@ func (t *tracker) begin(pos uint64) {
 	t.queue = append(t.queue, entry{pos: pos})
 }
 
-func (t *tracker) end(pos uint64, c Counts) {
+func (t *tracker) end(r *result, c Counts) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	e := &t.queue[t.index[pos]-t.base]
+	e := &t.queue[t.index[r.place.Pos]-t.base]
 	e.done, e.counts = true, c
 	for len(t.queue) > 0 && t.queue[0].done {
 		first := &t.queue[0]
 		t.counts.plus(first.counts)
-		t.mark = first.pos + 1
+		t.at = first.pos + 1
 		delete(t.index, first.pos)
 		*first = entry{}
 		t.queue = t.queue[1:]
@@ -101,8 +101,18 @@ func (t *tracker) end(pos uint64, c Counts) {
 	}
 }
 
-// total is the account of all that is done. The caller holds mu.
+func (t *tracker) mark() Mark {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m := Mark{At: t.at}
+	m.Counts.plus(t.counts)
+	return m
+}
+
+// total is the account of all that is done.
 func (t *tracker) total() Counts {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	var all Counts
 	all.plus(t.counts)
 	for i := range t.queue {

@@ -9,6 +9,7 @@ import (
 	"gatehouse/internal/evidence"
 	"gatehouse/internal/finding"
 	"gatehouse/internal/owner"
+	"gatehouse/internal/sweep"
 )
 
 // Record is what a wave says of one place: one line of its output. The JSON
@@ -48,5 +49,6 @@ type Summary struct {
 	Denied   uint64                      `json:"denied"`           // outside the scope, not touched
 	Retried  uint64                      `json:"retried"`          // connection attempts made again
 	Pressure uint64                      `json:"pressure"`         // attempts delayed because this machine ran short of ports or files
+	Sweep    *sweep.Stats                `json:"sweep,omitzero"`   // of a raw sweep; nil when each place was connected to
 	Stopped  string                      `json:"stopped,omitzero"` // why it ended before Places, "" when it did not
 }

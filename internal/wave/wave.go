@@ -17,6 +17,7 @@ import (
 	"gatehouse/internal/finding"
 	"gatehouse/internal/owner"
 	"gatehouse/internal/scope"
+	"gatehouse/internal/sweep"
 	"gatehouse/internal/target"
 )
 
@@ -34,6 +35,9 @@ type Wave struct {
 	}
 	// Dial finds out whether a place has its port open, at the permitted rate.
 	Dial func(context.Context, netip.AddrPort) (net.Conn, error)
+	// Sweep, unless nil, finds out first which places of Source, a *target.Walk,
+	// answer at all, so that Dial is left with those.
+	Sweep Sweep
 	// Probe asks an open place what it is, and closes the connection.
 	Probe func(context.Context, target.Place, net.Conn) evidence.Host
 	// Judge says what the evidence means.
@@ -63,8 +67,16 @@ type result struct {
 	place   target.Place
 	record  Record
 	host    evidence.Host
-	denied  bool // by the scope, at the last moment
-	stopped bool // the context ended first: as if never visited
+	denied  bool   // by the scope, at the last moment
+	stopped bool   // the context ended first: as if never visited
+	part    uint64 // of a sweep, that it belongs to
+}
+
+// account knows what is done of a wave, and up to which position all is.
+type account interface {
+	end(r *result, c Counts)
+	mark() Mark
+	total() Counts // of all that is done, behind the mark or not
 }
 
 // Run looks at every place and returns the account. When stop is closed it
@@ -86,7 +98,6 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	if err != nil {
 		return Summary{}, err
 	}
-	track := newTracker(done.Mark)
 	earlier := done.total()
 	w.count(&earlier)
 	sum := Summary{
@@ -101,15 +112,28 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	// for then, nor the turn to connect, which may be minutes away.
 	beginning, cease := context.WithCancel(ctx)
 	defer cease()
-	places := make(chan target.Place)
+	places := make(chan looked)
 	// What waits here is whole hosts, with all that they said.
 	results := make(chan *result, min(workers, maxBatch))
 	var begun, finished, judged sync.WaitGroup
-	exhausted := false // read after begun.Wait
-	begun.Go(func() {
-		defer close(places)
-		exhausted = w.feed(beginning, &done, track, places)
-	})
+	exhausted := false // read after begun.Wait, as swept is
+	var swept error
+	var track account
+	if w.Sweep == nil {
+		t := newTracker(done.Mark)
+		track = t
+		begun.Go(func() {
+			defer close(places)
+			exhausted = w.feed(beginning, &done, t, places)
+		})
+	} else {
+		s := w.newSweeping(&done, places)
+		track = s
+		begun.Go(func() {
+			defer close(places)
+			exhausted, swept = s.run(ctx, beginning, cancel)
+		})
+	}
 	begun.Go(func() {
 		select {
 		case <-stop:
@@ -131,11 +155,13 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	for range workers {
 		finished.Go(func() {
 			done := make(chan struct{}, 1)
-			for place := range places {
-				results <- w.visit(ctx, beginning, place, func(host *evidence.Host, verdict *finding.Verdict) {
+			for l := range places {
+				r := w.visit(ctx, beginning, l, func(host *evidence.Host, verdict *finding.Verdict) {
 					bench <- judging{host, verdict, done}
 					<-done
 				})
+				r.part = l.part
+				results <- r
 			}
 		})
 	}
@@ -150,9 +176,9 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	cease()
 	begun.Wait()
 
+	err = errors.Join(err, swept)
+
 	sum.Ended = time.Now().UTC()
-	track.mu.Lock()
-	defer track.mu.Unlock()
 	all := track.total()
 	all.plus(done.lateTotal()) // what feed did not come to
 	sum.Visited, sum.Outcomes, sum.Severity = all.Visited, all.Outcomes, all.Severity
@@ -163,12 +189,23 @@ func (w *Wave) Run(ctx context.Context, stop <-chan struct{}) (Summary, error) {
 	if !exhausted || sum.Visited+all.Denied < sum.Places {
 		sum.Stopped = "stopped before the end"
 	}
+	if w.Sweep != nil {
+		stats := w.Sweep.Stats()
+		sum.Sweep = &stats
+	}
 	return sum, err
+}
+
+// looked is a place to look at, with what a sweep found out of it.
+type looked struct {
+	target.Place
+	part  uint64
+	state sweep.State // 0 is nothing yet
 }
 
 // feed hands out the places that are not done and reports whether it came to
 // their end before ctx ended.
-func (w *Wave) feed(ctx context.Context, done *Progress, track *tracker, to chan<- target.Place) bool {
+func (w *Wave) feed(ctx context.Context, done *Progress, track *tracker, to chan<- looked) bool {
 	for place := range w.Source.Places(ctx) {
 		if place.Pos < done.Mark.At {
 			continue
@@ -176,12 +213,12 @@ func (w *Wave) feed(ctx context.Context, done *Progress, track *tracker, to chan
 		if c, ok := done.Late[place.Pos]; ok {
 			delete(done.Late, place.Pos)
 			track.begin(place.Pos)
-			track.end(place.Pos, c)
+			track.end(&result{place: place}, c)
 			continue
 		}
 		track.begin(place.Pos)
 		select {
-		case to <- place:
+		case to <- looked{Place: place}:
 		case <-ctx.Done():
 			return false
 		}
@@ -196,7 +233,7 @@ const maxBatch = 1024
 // collect takes the results as they come, to their end. Those that wait
 // together are kept together, so that a keeper which is slow to write is asked
 // less often.
-func (w *Wave) collect(results <-chan *result, track *tracker, cancel func()) (err error) {
+func (w *Wave) collect(results <-chan *result, track account, cancel func()) (err error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	var batch []*result
@@ -230,7 +267,7 @@ func (w *Wave) collect(results <-chan *result, track *tracker, cancel func()) (e
 	}
 }
 
-func (w *Wave) take(batch []*result, track *tracker) error {
+func (w *Wave) take(batch []*result, track account) error {
 	recorded := func(r *result) bool { return !r.denied && (w.All || reported(r.record.Outcome)) }
 	if w.Keeper != nil {
 		var list []Observation
@@ -249,7 +286,7 @@ func (w *Wave) take(batch []*result, track *tracker) error {
 		r := batch[i]
 		var one Counts
 		one.add(r)
-		track.end(r.place.Pos, one)
+		track.end(r, one)
 		w.count(&one)
 		if recorded(r) && w.Record != nil {
 			if err := w.Record(r.record); err != nil {
@@ -268,15 +305,11 @@ func (w *Wave) resume() (Progress, error) {
 }
 
 // mark has the keeper note how far the wave got.
-func (w *Wave) mark(t *tracker) error {
+func (w *Wave) mark(t account) error {
 	if w.Keeper == nil {
 		return nil
 	}
-	t.mu.Lock()
-	m := Mark{At: t.mark}
-	m.Counts.plus(t.counts)
-	t.mu.Unlock()
-	return w.Keeper.Mark(m)
+	return w.Keeper.Mark(t.mark())
 }
 
 // count adds to what may be read while the wave goes on.
@@ -300,8 +333,9 @@ type judging struct {
 
 // visit looks at one place, from the first packet to the verdict. A connection
 // that does not stand when beginning ends is given up.
-func (w *Wave) visit(ctx, beginning context.Context, place target.Place, judge func(*evidence.Host, *finding.Verdict)) *result {
-	conn, err := w.Dial(beginning, place.AddrPort())
+func (w *Wave) visit(ctx, beginning context.Context, l looked, judge func(*evidence.Host, *finding.Verdict)) *result {
+	place := l.Place
+	conn, err := w.connect(beginning, &l)
 	switch {
 	case err == nil:
 	case beginning.Err() != nil:
@@ -310,15 +344,15 @@ func (w *Wave) visit(ctx, beginning context.Context, place target.Place, judge f
 		errors.Is(err, scope.ErrNoScope), errors.Is(err, scope.ErrExpired):
 		return &result{place: place, denied: true}
 	default:
-		return w.account(ctx, &result{place: place, host: unreached(place, err)}, judge)
+		return w.judged(ctx, &result{place: place, host: unreached(place, err)}, judge)
 	}
 	r := &result{place: place}
 	r.host = w.Probe(ctx, place, conn)
-	return w.account(ctx, r, judge)
+	return w.judged(ctx, r, judge)
 }
 
-// account has the host in r judged, and makes the record of it.
-func (w *Wave) account(ctx context.Context, r *result, judge func(*evidence.Host, *finding.Verdict)) *result {
+// judged has the host in r judged, and makes the record of it.
+func (w *Wave) judged(ctx context.Context, r *result, judge func(*evidence.Host, *finding.Verdict)) *result {
 	if ctx.Err() != nil {
 		r.stopped = true
 		return r
@@ -333,6 +367,19 @@ func (w *Wave) account(ctx context.Context, r *result, judge func(*evidence.Host
 		r.record.Owner = w.Own(ctx, host)
 	}
 	return r
+}
+
+// connect connects to a place, unless a sweep knows that this is in vain.
+func (w *Wave) connect(ctx context.Context, l *looked) (net.Conn, error) {
+	switch l.state {
+	case sweep.Refused:
+		return nil, syscall.ECONNREFUSED
+	case sweep.Unreachable:
+		return nil, syscall.EHOSTUNREACH
+	case sweep.Silent:
+		return nil, os.ErrDeadlineExceeded
+	}
+	return w.Dial(ctx, l.AddrPort())
 }
 
 // unreached is the evidence of a place that did not let itself be connected to.
