@@ -276,7 +276,7 @@ func (s *SYN) Run(ctx context.Context, stop <-chan struct{}, walk *target.Walk, 
 		err = e
 	default:
 	}
-	return r.next == walk.Count() && len(r.batches) == 0, err
+	return err == nil && r.next == walk.Count() && len(r.batches) == 0, err
 }
 
 func newKey() key {
