@@ -4,6 +4,7 @@ GO      ?= go
 PREFIX  ?= /usr/local
 TAGS    ?=
 BENCH   ?=
+BENCHSWEEP ?=
 BENCHGATE ?=
 BENCHSTORE ?= -hosts 100000
 QUICK   ?=
@@ -49,9 +50,10 @@ lint: go ## vet, gofumpt, staticcheck, tidy go.mod, and a build for each system
 		CGO_ENABLED=0 GOOS=$${on%/*} GOARCH=$${on#*/} $(GO) build -o /dev/null ./cmd/gatehouse || \
 			{ echo "does not build for $$on" >&2; exit 1; }; done
 
-bench: build peers ## the scan beside curl, nmap and masscan; the gate beside nginx, HAProxy and Caddy; the store
+bench: build peers ## the scan beside curl, nmap and masscan; the sweep beside zmap and masscan; the gate beside nginx, HAProxy and Caddy; the store
 	$(GO) run ./bench $(BENCH)
 	$(GO) run ./bench -sweep $(BENCH)
+	$(GO) run ./bench/sweep $(BENCHSWEEP)
 	$(GO) run ./bench/gate $(BENCHGATE)
 	$(GO) run ./bench/store $(BENCHSTORE)
 

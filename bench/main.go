@@ -161,7 +161,7 @@ var tools = []tool{
 		name: "gatehouse", what: "4 requests a host, product, version, models, findings",
 		command: func(b *bench, out string) []string {
 			return []string{
-				b.gatehouse, "scan", "--targets", b.file("hosts"), "--format", "jsonl", "--out", out, "--fail-on", "never", "--quiet",
+				b.gatehouse, "scan", "--sweep", "connect", "--targets", b.file("hosts"), "--format", "jsonl", "--out", out, "--fail-on", "never", "--quiet",
 				"--rate", "1000000", "--network-rate", "1000000", "--concurrency", strconv.Itoa(b.concurrency),
 			}
 		},

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -34,63 +36,65 @@ func runAnswer(ctx context.Context, args []string) error {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return err
 	}
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: answer(threshold(share))})
+	count, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1})
 	if err != nil {
-		return fmt.Errorf("load the responder: %w", err)
+		return err
 	}
-	defer program.Close()
-	attached, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: device.Index, Flags: link.XDPDriverMode})
+	defer count.Close()
+	detach, err := attach(device, answer(count.FD(), threshold(share)))
 	if err != nil {
 		return fmt.Errorf("attach the responder: %w", err)
 	}
-	defer attached.Close()
+	defer detach()
 	fmt.Println("ready")
-	return untilEnd(ctx)
+	// A line asks for what was counted since the last.
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan() && ctx.Err() == nil; {
+		var c [3]uint64
+		if err := count.Lookup(uint32(0), &c); err != nil {
+			return err
+		}
+		fmt.Println(c[0], c[2]-c[1])
+		if err := count.Put(uint32(0), [3]uint64{}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func attach(device *net.Interface, code asm.Instructions) (detach func(), err error) {
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, err
+	}
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: code})
+	if err != nil {
+		return nil, err
+	}
+	attached, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: device.Index, Flags: link.XDPDriverMode})
+	if err != nil {
+		_ = program.Close()
+		return nil, err
+	}
+	return func() {
+		_ = attached.Close()
+		_ = program.Close()
+	}, nil
 }
 
 // runPass has a virtual interface take what an XDP program at its other end
 // sends, which it does only with a program of its own.
-func runPass(ctx context.Context, args []string) error {
+func runPass(_ context.Context, args []string) error {
 	device, err := net.InterfaceByName(args[0])
 	if err != nil {
 		return err
 	}
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return err
-	}
-	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.XDP, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()},
-	})
+	detach, err := attach(device, asm.Instructions{asm.Mov.Imm(asm.R0, xdpPass), asm.Return()})
 	if err != nil {
 		return err
 	}
-	defer program.Close()
-	attached, err := link.AttachXDP(link.XDPOptions{Program: program, Interface: device.Index, Flags: link.XDPDriverMode})
-	if err != nil {
-		return err
-	}
-	defer attached.Close()
+	defer detach()
 	fmt.Println("ready")
-	return untilEnd(ctx)
-}
-
-// untilEnd waits for ctx, or for the end of standard input.
-func untilEnd(ctx context.Context) error {
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		for b := make([]byte, 1); ; {
-			if _, err := os.Stdin.Read(b); err != nil {
-				return
-			}
-		}
-	}()
-	select {
-	case <-ctx.Done():
-	case <-ended:
-	}
-	return nil
+	_, err = io.Copy(io.Discard, os.Stdin) // until it ends
+	return err
 }
 
 // What an XDP program returns (enum xdp_action).
@@ -100,22 +104,22 @@ const (
 	xdpTx   = 3
 )
 
-// spread is what an address is multiplied by, modulo 2^32, to tell whether it
+// scatter is what an address is multiplied by, modulo 2^32, to tell whether it
 // answers: below the threshold it does.
-const spread = 0x9E3779B1
+const scatter = 0x9E3779B1
 
 func threshold(share float64) uint32 { return uint32(min(share*(1<<32), 1<<32-1)) }
 
 // answers reports whether the responder answers for an address.
 func answers(addr [4]byte, below uint32) bool {
-	return binary.LittleEndian.Uint32(addr[:])*spread < below || below == 1<<32-1
+	return binary.LittleEndian.Uint32(addr[:])*scatter < below || below == 1<<32-1
 }
 
 // answer is the program: a SYN goes back as a SYN-ACK with sequence number 0. Only
 // addresses and ports trade places, which leaves the checksums as they are; the
 // acknowledgement is the sequence number and one, and the flag ACK is 0x10, so
 // that the sum grows by 0x11 and the checksum shrinks by it (RFC 1624).
-func answer(below uint32) asm.Instructions {
+func answer(count int, below uint32) asm.Instructions {
 	const (
 		etherType, protocol, flags = 12, 23, 47
 		source, destination        = 26, 30
@@ -145,9 +149,20 @@ func answer(below uint32) asm.Instructions {
 		asm.JNE.Imm(asm.R4, 0x02, "drop"),
 		load(asm.R4, to, asm.Half),
 		asm.JNE.Imm(asm.R4, little(port), "drop"),
+		// Count, and note the time of the first and the last.
+		asm.Mov.Reg(asm.R9, asm.R2),
+		asm.FnKtimeGetNs.Call(),
+		asm.Mov.Reg(asm.R2, asm.R9),
+		asm.LoadMapValue(asm.R5, count, 0),
+		asm.StoreMem(asm.R5, 16, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R4, asm.R5, 8, asm.DWord),
+		asm.JNE.Imm(asm.R4, 0, "counted"),
+		asm.StoreMem(asm.R5, 8, asm.R0, asm.DWord),
+		asm.Mov.Imm(asm.R4, 1).WithSymbol("counted"),
+		asm.AddAtomic.Mem(asm.R5, asm.R4, asm.DWord, 0),
 	}
 	if below != 1<<32-1 {
-		k, limit := uint32(spread), below
+		k, limit := uint32(scatter), below
 		program = append(program,
 			load(asm.R4, destination, asm.Word),
 			asm.LoadImm(asm.R5, int64(k), asm.DWord),

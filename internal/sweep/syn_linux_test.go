@@ -442,24 +442,24 @@ func TestForged(t *testing.T) {
 			segment(netip.AddrPortFrom(s.to.Addr(), 80), s.from, layers.TCP{SYN: true, ACK: true, Ack: s.seq + 1}),
 		}
 	})
-	var flood sync.WaitGroup
-	var stop atomic.Bool
-	defer flood.Wait()
-	defer stop.Store(true)
-	sent := 0
-	flood.Go(func() {
-		source := netip.MustParseAddr("10.99.0.1")
-		for !stop.Load() {
+	source, sent := netip.MustParseAddr("10.99.0.1"), 0
+	flood := func(stop *atomic.Bool) {
+		for ; !stop.Load(); sent++ {
 			a := quiet.Addr().As4()
-			binary.BigEndian.PutUint16(a[2:], uint16(sent))
+			binary.BigEndian.PutUint16(a[2:], uint16(a[2])<<8+uint16(sent%1024))
 			f.packet(segment(netip.AddrPortFrom(netip.AddrFrom4(a), 11434), netip.AddrPortFrom(source, uint16(61000+sent%4000)), layers.TCP{SYN: true, ACK: true, Ack: uint32(sent)}))
-			sent++
 		}
-	})
+	}
 	s := sweep.SYN{Cooldown: time.Second, Limit: sweep.NewLimit(2000, 0)}
 	var held [3]int64
 	for i := range held {
-		if got := sweeps(t, &s, sweep.LinkOptions{}, quiet.String()); len(got.places) > 0 {
+		var stop atomic.Bool
+		var flooding sync.WaitGroup
+		flooding.Go(func() { flood(&stop) })
+		got := sweeps(t, &s, sweep.LinkOptions{}, quiet.String())
+		stop.Store(true)
+		flooding.Wait()
+		if len(got.places) > 0 {
 			t.Errorf("believed: %v", got.places)
 		}
 		var mem runtime.MemStats
@@ -473,8 +473,6 @@ func TestForged(t *testing.T) {
 	if st := s.Stats(); st.Invalid < 3*5*1024 || st.Open+st.Refused+st.Unreachable > 0 {
 		t.Errorf("%+v", st)
 	}
-	stop.Store(true)
-	flood.Wait()
 	t.Logf("%d packets of a flood; %+v", sent, s.Stats())
 }
 
