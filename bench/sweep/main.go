@@ -31,7 +31,7 @@ import (
 
 const (
 	port    = 11434
-	timeout = 2 * time.Minute // of one tool in one round
+	timeout = 30 * time.Second // of one tool in one round
 )
 
 func main() {

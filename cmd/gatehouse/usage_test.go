@@ -47,6 +47,14 @@ func TestUsage(t *testing.T) {
 		{"scan 127.0.0.0/30 --exclude 127.0.0.0/8", "127.0.0.0 is in 127.0.0.0/8, which is excluded", "--exclude"},
 		{"scan 127.0.0.1 --exclude nonsense", "--exclude nonsense: not an address or a network", "--exclude 10.0.0.0/8"},
 
+		// How ports are found.
+		{"scan --sweep ping 127.0.0.1", `--sweep must be one of "auto","connect","syn"`, see},
+		{"scan --sweep syn -", "needs targets that are known at the start", "--targets takes the same lines"},
+		{"scan --dry-run x.pcap -", "needs targets that are known at the start", "--targets takes the same lines"},
+		{"scan --sweep syn --gateway-mac 1:2 127.0.0.1", `--gateway-mac "1:2" is no hardware address`, "02:00:5e:10:00:01"},
+		{"scan --sweep syn 127.0.0.1", "--sweep syn: ", "--sweep connect"},
+		{"scan --probes -1 127.0.0.1", "cannot be negative", see},
+
 		// What a target can be.
 		{"scan 127.0.0.1/33", `"127.0.0.1/33" is no network`, targets},
 		{"scan 127.0.0.9-127.0.0.1", `"127.0.0.9-127.0.0.1" is no`, targets},

@@ -1,6 +1,12 @@
 // Package sweep finds out which places have their port open, by TCP connect,
-// and hands the open connection on. It sends no byte of its own, and dials
-// nothing that its scope forbids.
+// and hands the open connection on; or by raw SYNs, and says which answered (see
+// SYN). It sends no byte over a connection, and dials and asks nothing that its
+// scope forbids.
+//
+// A raw sweep is stateless, as ZMap's is (Durumeric and others, USENIX Security
+// 2013). That a place answers a SYN does not make it a service (Izhikevich and
+// others, "LZR", USENIX Security 2021): whoever runs it connects to those that
+// answer at once, and holds the sweep back when it can't keep up.
 package sweep
 
 import (

@@ -356,6 +356,27 @@ func TestErrors(t *testing.T) {
 	})
 }
 
+// TestFloodTakesNoMemory has no answer, forged or given again, take memory,
+// however many come.
+func TestFloodTakesNoMemory(t *testing.T) {
+	f := newFrames(newKey(), ports{61000, 65535}, netip.MustParseAddr("10.99.0.1"), [6]byte{}, [6]byte{})
+	r := &run{SYN: &SYN{}, walk: walkOf(t, "10.0.0.0/24"), events: nothing}
+	b := r.current(time.Now())
+	b.end, r.next = 256, 256
+	answer := answerTo(f, netip.MustParseAddrPort("10.0.0.9:11434"))
+	forged := bytes.Clone(answer)
+	forged[ipv4Len+9]++
+	elsewhere := answerTo(f, netip.MustParseAddrPort("10.0.1.9:11434"))
+	for name, packet := range map[string][]byte{"forged": forged, "again": answer, "elsewhere": elsewhere, "cut off": answer[:30]} {
+		if n := testing.AllocsPerRun(1000, func() { r.receive(f, packet) }); n != 0 {
+			t.Errorf("%s: %v allocations a packet", name, n)
+		}
+	}
+	if st := r.Stats(); st.Open != 1 || st.Duplicates != 1000 || st.Invalid != 2*1001 || st.Late != 1001 || len(r.batches) != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestDryRun reads with another's hand what was not sent.
 func TestDryRun(t *testing.T) {
 	var w fakeWire
