@@ -59,10 +59,10 @@ var house = map[string]struct {
 	"console": {joint, "wave ledger report"},
 
 	// The test rig. The simulator is in the product too, for `gatehouse demo`.
-	"ollama/ollamatest": {rig, "ollama"},
-	"ollama/realollama": {rig, ""},
-	"e2e":               {rig, ""}, // tests alone: the program by its front door
-
+	"ollama/ollamatest":  {rig, "ollama"},
+	"ollama/realollama":  {rig, ""},
+	"store/postgrestest": {rig, ""}, // databases and servers for tests
+	"e2e":                {rig, ""}, // tests alone: the program by its front door
 	"tailnet/tailnettest": {rig, ""}, // a tailnet on loopback
 }
 
@@ -90,7 +90,7 @@ func stray(from, to string) string {
 	}
 	importer, inside := strings.CutPrefix(from, internal)
 	switch {
-	case room == "ollama/realollama":
+	case room == "ollama/realollama" || room == "store/postgrestest":
 		return fmt.Sprintf("%s imports %s, which only tests may", from, room)
 	case !inside:
 		return "" // cmd and bench

@@ -17,7 +17,7 @@ const spells = `SELECT s.host, s.at, s.findings, s.provider FROM seen s JOIN wav
 func (s *Store) Fixes(scope string) (*wave.Fixes, error) {
 	names := make(map[int]string)
 	ctx := context.Background() // many waves take as long as they take
-	bits, err := s.db.QueryContext(ctx, allFindings)
+	bits, err := s.slow.QueryContext(ctx, allFindings)
 	if err != nil {
 		return nil, s.failed(err)
 	}
@@ -34,7 +34,7 @@ func (s *Store) Fixes(scope string) (*wave.Fixes, error) {
 		return nil, s.failed(err)
 	}
 
-	rows, err := s.db.QueryContext(ctx, spells, scope)
+	rows, err := s.slow.QueryContext(ctx, spells, scope)
 	if err != nil {
 		return nil, s.failed(err)
 	}

@@ -22,7 +22,7 @@ type Wave struct {
 	Info wave.Info
 
 	store  *Store
-	unlock func() error
+	*lease // nil once it is closed
 	mark   wave.Mark
 	bits   map[string]int // findings that have a bit already
 
@@ -48,7 +48,7 @@ type row struct {
 func (w *Wave) Keep(list []wave.Observation) error {
 	rows, end := packed(list)
 	defer end()
-	err := w.store.write(func(ctx context.Context, tx *sql.Tx) error { return w.insert(ctx, tx, rows, list) })
+	err := w.write(func(ctx context.Context, tx *sql.Tx) error { return w.store.insert(ctx, w, tx, rows, list) })
 	if err != nil {
 		return err
 	}
@@ -158,7 +158,7 @@ func (w *Wave) mask(ctx context.Context, tx *sql.Tx, findings []finding.Finding)
 	for i := range findings {
 		bit, ok := w.bits[findings[i].ID]
 		if !ok {
-			if _, err := tx.ExecContext(ctx, insertFinding, findings[i].ID); err != nil {
+			if _, err := tx.ExecContext(ctx, w.store.q.insertFinding, findings[i].ID); err != nil {
 				return 0, err
 			}
 			if w.bits, err = bitsOf(ctx, tx); err != nil {
@@ -177,7 +177,7 @@ func (w *Wave) mask(ctx context.Context, tx *sql.Tx, findings []finding.Finding)
 func (w *Wave) Resume() (wave.Progress, error) {
 	p := wave.Progress{Mark: w.mark, Late: make(map[uint64]wave.Counts)}
 	// No deadline of its own: a million hosts may have been kept.
-	rows, err := w.store.db.QueryContext(context.Background(), lateSeen, saidID(w.Info.Number, 0), w.Info.Number, bounds(w.mark.At))
+	rows, err := w.store.slow.QueryContext(context.Background(), w.store.q.lateSeen, saidID(w.Info.Number, 0), w.Info.Number, bounds(w.mark.At))
 	if err != nil {
 		return p, w.store.failed(err)
 	}
@@ -215,7 +215,7 @@ func (w *Wave) Mark(m wave.Mark) error {
 	if err != nil {
 		return err
 	}
-	err = w.store.write(func(ctx context.Context, tx *sql.Tx) error {
+	err = w.write(func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, markWave, w.Info.Number, string(text))
 		return err
 	})
@@ -272,7 +272,7 @@ func (w *Wave) End(sum wave.Summary) error {
 		}
 		texts[k] = string(text)
 	}
-	return w.store.write(func(ctx context.Context, tx *sql.Tx) error {
+	return w.write(func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, endWave, i.Number, i.Ended.UnixMilli(), i.Looks, texts[0], texts[1], texts[2], watched, i.Started.UnixMilli())
 		return err
 	})
@@ -280,13 +280,32 @@ func (w *Wave) End(sum wave.Summary) error {
 
 // Close lets another process take the wave up. The store stays open.
 func (w *Wave) Close() error {
-	if w.unlock == nil {
+	if w.lease == nil {
 		return nil
 	}
-	unlock := w.unlock
-	w.unlock = nil
-	return errors.Join(w.flushLooks(), unlock())
+	err := w.flushLooks()
+	err = errors.Join(err, w.free())
+	w.lease = nil
+	return err
 }
 
 // Store is where the wave is kept.
 func (w *Wave) Store() *Store { return w.store }
+
+// write is the store's, by the connection that holds the wave where one does.
+func (w *Wave) write(what func(context.Context, *sql.Tx) error) error {
+	switch {
+	case w.lease == nil:
+		return w.store.failed(fmt.Errorf("wave %d: it is closed", w.Info.Number))
+	case w.conn == nil:
+		return w.store.write(what)
+	}
+	err := w.store.do(w.conn, nil, what)
+	for range 3 {
+		if err == nil || !again(err) {
+			break
+		}
+		err = w.store.do(w.conn, nil, what)
+	}
+	return err
+}

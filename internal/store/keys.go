@@ -8,13 +8,10 @@ import (
 	"strings"
 	"time"
 
-	"modernc.org/sqlite"
-	sqlitelib "modernc.org/sqlite/lib"
-
 	"gatehouse/internal/key"
 )
 
-// All that is asked of the database. PostgreSQL understands the same words.
+// All that is asked of the database about keys.
 const (
 	selectKeys  = `SELECT id, name, secrets, ed25519, terms, created, expires, revoked FROM keys`
 	allKeys     = selectKeys + ` ORDER BY name`
@@ -46,23 +43,18 @@ func (s *Store) AddKey(k key.Key) error {
 			return theirs{err}
 		}
 		_, err = tx.ExecContext(ctx, insertKey, row...)
-		return taken(err, &k)
+		return s.taken(err, &k)
 	})
 }
 
 // taken is ErrDuplicate for an error that says so of k.
-func taken(err error, k *key.Key) error {
-	e := new(sqlite.Error)
-	if !errors.As(err, &e) {
-		return err
-	}
-	switch e.Code() {
-	case sqlitelib.SQLITE_CONSTRAINT_PRIMARYKEY:
+func (s *Store) taken(err error, k *key.Key) error {
+	switch s.engine.taken(err) {
+	case "id":
 		return theirs{fmt.Errorf("the id %s is %w", k.ID, ErrDuplicate)}
-	case sqlitelib.SQLITE_CONSTRAINT_UNIQUE:
-		if strings.Contains(e.Error(), "keys.ed25519") {
-			return theirs{fmt.Errorf("the public key is %w", ErrDuplicate)}
-		}
+	case "ed25519":
+		return theirs{fmt.Errorf("the public key is %w", ErrDuplicate)}
+	case "name":
 		return theirs{fmt.Errorf("the name %q is %w", k.Name, ErrDuplicate)}
 	}
 	return err
@@ -125,7 +117,7 @@ func (s *Store) UpdateKey(id string, change func(*key.Key) error) error {
 			return theirs{err}
 		}
 		_, err = tx.ExecContext(ctx, updateKey, row...)
-		return taken(err, &k)
+		return s.taken(err, &k)
 	})
 }
 

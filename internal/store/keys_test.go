@@ -45,10 +45,12 @@ func suite(t *testing.T, place func(t *testing.T) (open func() keeper)) {
 	}
 }
 
-func TestSQLite(t *testing.T) {
-	suite(t, func(t *testing.T) func() keeper {
-		path := t.TempDir() + "/gatehouse.db"
-		return func() keeper { return open(t, path) }
+func TestKeys(t *testing.T) {
+	onEach(t, func(t *testing.T, _ string) {
+		suite(t, func(t *testing.T) func() keeper {
+			path := fresh[kindOf(t)](t)
+			return func() keeper { return open(t, path) }
+		})
 	})
 }
 

@@ -2,11 +2,8 @@ package store
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/hex"
 	"errors"
-	"path/filepath"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -166,16 +163,11 @@ func (b *Box) Keep(l notice.Letter) error {
 // Lock keeps other processes, and this one, from having a lock of the same name
 // until it is let go. It does not wait: the error is ErrInUse.
 func (s *Store) Lock(name string) (unlock func() error, err error) {
-	unlock, err = lockFile(filepath.Join(filepath.Dir(s.path), lockName(name)))
+	l, err := s.lock("watch " + name)
 	if err != nil {
 		return nil, s.failed(err)
 	}
-	return unlock, nil
-}
-
-func lockName(name string) string {
-	sum := sha256.Sum256([]byte(name))
-	return ".watch-" + hex.EncodeToString(sum[:8]) + ".lock"
+	return l.free, nil
 }
 
 // Running is a wave that another process is making now, of those that which says

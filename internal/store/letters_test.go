@@ -3,7 +3,6 @@ package store_test
 import (
 	"errors"
 	"net/netip"
-	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
@@ -15,8 +14,9 @@ import (
 	"gatehouse/internal/wave"
 )
 
-func TestLetters(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "gatehouse.db")
+func TestLetters(t *testing.T) { onEach(t, testOfLetters) }
+
+func testOfLetters(t *testing.T, path string) {
 	open := func() *store.Store {
 		t.Helper()
 		st, err := store.Open(path)
@@ -75,8 +75,9 @@ func TestLetters(t *testing.T) {
 	}
 }
 
-func TestLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "gatehouse.db")
+func TestLock(t *testing.T) { onEach(t, testOfLock) }
+
+func testOfLock(t *testing.T, path string) {
 	var stores [2]*store.Store
 	for i := range stores {
 		st, err := store.Open(path)
@@ -109,8 +110,10 @@ func TestLock(t *testing.T) {
 }
 
 // TestExcused: what a note settles, as long as it holds.
-func TestExcused(t *testing.T) {
-	st, err := store.Open(filepath.Join(t.TempDir(), "gatehouse.db"))
+func TestExcused(t *testing.T) { onEach(t, testOfExcused) }
+
+func testOfExcused(t *testing.T, path string) {
+	st, err := store.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ const (
 // while it goes.
 func (w *Wave) Open(look int) iter.Seq2[target.Place, error] {
 	return func(yield func(target.Place, error) bool) {
-		rows, err := w.store.db.QueryContext(context.Background(), openSaid, saidID(w.Info.Number, 0), w.Info.Number, indexOf(outcomes, finding.Open), look)
+		rows, err := w.store.slow.QueryContext(context.Background(), w.store.q.openSaid, saidID(w.Info.Number, 0), w.Info.Number, indexOf(outcomes, finding.Open), look)
 		if err != nil {
 			yield(target.Place{}, w.store.failed(err))
 			return
@@ -97,7 +97,7 @@ func (w *Wave) flushLooks() error {
 	if len(w.looks) == 0 {
 		return nil
 	}
-	err := w.store.write(func(ctx context.Context, tx *sql.Tx) error {
+	err := w.write(func(ctx context.Context, tx *sql.Tx) error {
 		stmt, err := tx.PrepareContext(ctx, upsertLook)
 		if err != nil {
 			return err
@@ -121,7 +121,7 @@ func (w *Wave) watched() (seen wave.Watched, err error) {
 	if err := w.flushLooks(); err != nil {
 		return seen, err
 	}
-	rows, err := w.store.db.QueryContext(context.Background(), allLooks, w.Info.Number)
+	rows, err := w.store.slow.QueryContext(context.Background(), allLooks, w.Info.Number)
 	if err != nil {
 		return seen, w.store.failed(err)
 	}

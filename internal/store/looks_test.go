@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"errors"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,8 +12,10 @@ import (
 
 // TestLooks looks three times at 300 servers: a third is at work, a third idle,
 // a third answers the first time only.
-func TestLooks(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+func TestLooks(t *testing.T) { onEach(t, testOfLooks) }
+
+func testOfLooks(t *testing.T, path string) {
+	s := open(t, path)
 	w := begin(t, s, "w")
 	list := observations(0, 300)
 	shut := observation(300, "0.17.4")

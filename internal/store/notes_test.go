@@ -3,7 +3,6 @@ package store_test
 import (
 	"errors"
 	"net/netip"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -11,8 +10,9 @@ import (
 	"gatehouse/internal/wave"
 )
 
-func TestNotes(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "gatehouse.db")
+func TestNotes(t *testing.T) { onEach(t, testOfNotes) }
+
+func testOfNotes(t *testing.T, path string) {
 	st, err := store.Open(path)
 	if err != nil {
 		t.Fatal(err)

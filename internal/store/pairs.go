@@ -47,17 +47,17 @@ func (s *Store) Pairs(a, b int64, looks int) iter.Seq2[wave.Pair, error] {
 		ctx := context.Background()
 		end := errors.New("the reader has enough")
 		err := func() error {
-			tx, err := s.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
+			tx, err := s.slow.BeginTx(ctx, s.q.reading)
 			if err != nil {
 				return err
 			}
 			defer tx.Rollback() // it only reads
-			h, err := newHistory(ctx, tx, a, b)
+			h, err := newHistory(ctx, s, tx, a, b)
 			if err != nil {
 				return err
 			}
 			defer h.close()
-			rows, err := tx.QueryContext(ctx, pairs, a, b, saidID(a, 0), saidID(b, 0))
+			rows, err := s.each(ctx, tx, s.q.pairs, a, b, saidID(a, 0), saidID(b, 0))
 			if err != nil {
 				return err
 			}
@@ -94,6 +94,7 @@ func (s *Store) Pairs(a, b int64, looks int) iter.Seq2[wave.Pair, error] {
 
 // history finds what the waves of a scope said of one host.
 type history struct {
+	store   *Store
 	ctx     context.Context
 	a, b    int64
 	earlier []pastWave // before a, the latest first
@@ -108,8 +109,8 @@ type pastWave struct {
 	looks int
 }
 
-func newHistory(ctx context.Context, tx *sql.Tx, a, b int64) (h *history, err error) {
-	h = &history{ctx: ctx, a: a, b: b}
+func newHistory(ctx context.Context, s *Store, tx *sql.Tx, a, b int64) (h *history, err error) {
+	h = &history{store: s, ctx: ctx, a: a, b: b}
 	rows, err := tx.QueryContext(ctx, scopeWaves, b, a)
 	if err != nil {
 		return nil, err
@@ -219,7 +220,7 @@ func (h *history) carry(tx *sql.Tx, looks int, yield func(wave.Pair) error) erro
 		if gap >= looks {
 			break
 		}
-		rows, err := tx.QueryContext(h.ctx, carried, h.a, h.b, w.id, indexOf(outcomes, finding.Open))
+		rows, err := h.store.each(h.ctx, tx, h.store.q.carried, h.a, h.b, w.id, indexOf(outcomes, finding.Open))
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,6 @@ package store_test
 
 import (
 	"errors"
-	"path/filepath"
 	"slices"
 	"testing"
 
@@ -26,8 +25,10 @@ func keepWave(t *testing.T, s *store.Store, name string, looks int, list []wave.
 }
 
 // TestPairs follows five places through four waves.
-func TestPairs(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+func TestPairs(t *testing.T) { onEach(t, testOfPairs) }
+
+func testOfPairs(t *testing.T, path string) {
+	s := open(t, path)
 	at := func(pos uint64, version string, outcome finding.Outcome) wave.Observation {
 		o := observation(pos, version)
 		o.Record.Outcome = outcome

@@ -1,5 +1,24 @@
-// Package store keeps what outlasts the process, in SQLite: the keys of the gate,
-// and the waves with what each host said. It never sees a secret, only hashes.
+// Package store keeps what outlasts the process: the keys of the gate, the waves
+// with what each host said, and what the watches have to tell. It never sees a
+// secret, only hashes.
+//
+// It keeps them in a file, by SQLite, or in PostgreSQL when there is more than
+// one machine. Both say and do the same, and are held to it by one suite of
+// tests; what they do differently is an engine. The statements need no
+// translation: both understand $1, and the few that are not the same words are
+// two constants beside each other, which is read more easily than what a
+// rewriter would make of one.
+//
+// # Two releases at once
+//
+// While many machines are brought up to a new release, some run the one before,
+// on the same store. So a migration only adds: a table, an index, a column that
+// has a default. What an earlier release reads or writes keeps its name, its type
+// and its meaning. What nobody reads any more is taken away by a later release,
+// whose migration then raises "since" in the table compatible: programs that do
+// not know that level are refused with ErrLater, all others go on. TestExpand
+// holds every migration to this. A release is brought out before the one that
+// takes away what it needs.
 package store
 
 import (
@@ -8,21 +27,14 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/pressly/goose/v3"
-	"github.com/pressly/goose/v3/database"
-	"modernc.org/sqlite"
-	sqlitelib "modernc.org/sqlite/lib"
+	"gatehouse/internal/wave"
 )
 
-//go:embed migrations
+//go:embed migrations/*/*.sql
 var migrations embed.FS
 
 var (
@@ -47,13 +59,25 @@ var (
 	ErrBusy = errors.New("another process has held it too long")
 	// ErrLater says that a later release made the store.
 	ErrLater = errors.New("made by a later release")
+	// ErrUnreachable says that PostgreSQL does not answer, or went away.
+	ErrUnreachable = errors.New("cannot be reached")
+	// ErrDenied says that PostgreSQL does not let this login do it.
+	ErrDenied = errors.New("the login is refused")
+	// ErrUnready says that a database is none that a store can be in.
+	ErrUnready = errors.New("cannot be used")
+	// ErrCopying says that the store is being filled from another one.
+	ErrCopying = errors.New("a copy into it did not come to its end")
 )
 
 // Store is an open store. It is safe for any number of callers, and for several
 // processes: a gate and those who change its keys.
 type Store struct {
-	db   *sql.DB
-	path string
+	db    *sql.DB
+	slow  *sql.DB // for what takes as long as it takes: PostgreSQL ends nothing of it
+	place string  // for people: a path or a URL, without a password
+	engine
+	q     dialect
+	state Level
 
 	// SQLite has one writer at a time. Those of this process wait here, where the
 	// next is woken at once, and not in SQLite, which looks again now and then.
@@ -67,160 +91,126 @@ const (
 	connections = 4
 )
 
-// Open opens the store at dsn, makes it if it is not there, and brings its
-// tables up to date. The dsn is "sqlite:" and a path, or the path alone; the
-// folder has to exist. Nobody but the owner may read the file.
+// engine is what SQLite and PostgreSQL do differently.
+type engine interface {
+	// plain is an error of the driver's in words for people.
+	plain(error) error
+	// taken is which of a key's fields another has, "" when that is not the error.
+	taken(error) string
+	// alone runs what while no other process opens the store.
+	alone(what func(context.Context) error) error
+	// lock is a lock of a name, held until it is let go or the process ends. It
+	// does not wait: the error is ErrInUse.
+	lock(name string) (*lease, error)
+	// begun makes room for a wave.
+	begun(ctx context.Context, tx *sql.Tx, number int64) error
+	// insert keeps observations of a wave.
+	insert(ctx context.Context, w *Wave, tx *sql.Tx, rows func(int) *row, list []wave.Observation) error
+	// ended tidies up after a wave.
+	ended(number int64) error
+	// dropWave deletes a wave with its observations, and the hosts of no other.
+	dropWave(ctx context.Context, tx *sql.Tx, number int64) error
+	// seenAt are the waves and hosts in which an address was seen. Nobody adds one
+	// until tx ends.
+	seenAt(ctx context.Context, tx *sql.Tx, address []byte) ([][2]int64, error)
+	// shred has what was deleted leave the files, as far as that can be had.
+	shred(waves []int64) error
+	// each yields the rows of a question, and lets others be asked in between.
+	each(ctx context.Context, tx *sql.Tx, query string, args ...any) (cursor, error)
+	// sized is what Status says of the database itself.
+	sized(ctx context.Context, st *Status) error
+}
+
+// dialect is the statements that are not the same in both, and what goes with them.
+type dialect struct {
+	kind    string // of goose, and the folder of the migrations
+	reading *sql.TxOptions
+
+	dropping time.Duration // how long it may take to delete a wave
+
+	pairs, carried, openSaid, lateSeen, dropNamed, insertFinding string
+}
+
+// lease is a lock that is held.
+type lease struct {
+	// conn is the connection that holds it, nil where a file does. What is written
+	// by it is not written once the lock is lost.
+	conn *sql.Conn
+	free func() error
+}
+
+// cursor is what is asked of the rows of a question.
+type cursor interface {
+	Next() bool
+	Scan(...any) error
+	Err() error
+	Close() error
+}
+
+// Open opens the store at dsn, makes its tables if they are not there, and brings
+// them up to date. The dsn is "postgres://" with what libpq takes, or "sqlite:"
+// and a path, or the path alone; the folder has to exist, and nobody but the
+// owner may read the file. What has to stay secret of a dsn is in no error.
 func Open(dsn string) (*Store, error) {
-	path, ok := strings.CutPrefix(dsn, "sqlite:")
-	if ok {
-		path = strings.TrimPrefix(path, "//")
-	} else if kind, _, other := strings.Cut(dsn, "://"); other {
-		return nil, fmt.Errorf("store: %q is no kind of store, sqlite is", kind)
+	s, err := open(dsn)
+	if err != nil {
+		return nil, err
 	}
-	if path == "" {
-		return nil, errors.New("store: no path")
-	}
-	s := &Store{path: path}
-	if err := s.open(); err != nil {
-		return nil, s.failed(err)
+	if s.state.Copying != "" {
+		return nil, errors.Join(s.failed(fmt.Errorf("%w, from %s", ErrCopying, s.state.Copying)), s.Close())
 	}
 	return s, nil
 }
 
-func (s *Store) open() error {
-	// Two that make the same store at once would be in each other's way.
-	unlock, err := lockDir(filepath.Dir(s.path))
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := private(s.path); err != nil {
-		return err
-	}
-	q := url.Values{
-		"_pragma": {"busy_timeout(5000)", "journal_mode(wal)", "synchronous(full)", "foreign_keys(on)", "cache_size(-16000)"},
-		"_txlock": {"immediate"},
-	}
-	s.db, err = sql.Open("sqlite", "file:"+(&url.URL{Path: s.path}).EscapedPath()+"?"+q.Encode())
-	if err != nil {
-		return err
-	}
-	s.db.SetMaxOpenConns(connections)
-	s.db.SetMaxIdleConns(connections)
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	if err := s.migrate(ctx); err != nil {
-		return errors.Join(err, s.db.Close())
-	}
-	return nil
-}
-
-// private makes the file at path if there is none, for SQLite would make it
-// readable for all, and closes one that others may read. It does not open one
-// that is there: to close that again would end this process's locks on it.
-func private(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		return f.Close()
-	}
-	if !errors.Is(err, fs.ErrExist) {
-		return errors.Unwrap(err)
-	}
-	for _, end := range []string{"", "-wal", "-shm"} {
-		info, err := os.Stat(path + end)
-		switch {
-		case errors.Is(err, fs.ErrNotExist) && end != "":
-		case err != nil:
-			return errors.Unwrap(err)
-		case info.IsDir():
-			return errors.New("is a directory")
-		case info.Mode().Perm()&0o077 != 0:
-			if err := os.Chmod(path+end, info.Mode().Perm()&0o700); err != nil {
-				return fmt.Errorf("others may read it: %w", err)
-			}
-		}
-	}
-	return nil
-}
-
-func (s *Store) migrate(ctx context.Context) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	provider, err := goose.NewProvider(database.DialectSQLite3, s.db, files)
-	if err != nil {
-		return err
-	}
-	latest := int64(0)
-	for _, m := range provider.ListSources() {
-		latest = max(latest, m.Version)
-	}
-	at, err := provider.GetDBVersion(ctx)
+// open is Open for a store that is being copied into, too.
+func open(dsn string) (*Store, error) {
+	kind, _, other := strings.Cut(dsn, "://")
 	switch {
-	case err != nil:
-		return err
-	case at > latest:
-		return fmt.Errorf("%w (version %d, this one knows %d)", ErrLater, at, latest)
-	case at == latest:
-		return nil
+	case kind == "postgres" && other, kind == "postgresql" && other:
+		return openPostgres(dsn)
+	case strings.HasPrefix(dsn, "sqlite:"):
+		return openSQLite(strings.TrimPrefix(strings.TrimPrefix(dsn, "sqlite:"), "//"))
+	case other:
+		return nil, fmt.Errorf("store: %q is no kind of store, sqlite and postgres are", kind)
 	}
-	_, err = provider.Up(ctx)
-	return err
+	return openSQLite(dsn)
 }
 
 // Close closes the store. It may be called again.
 func (s *Store) Close() error {
-	if err := s.db.Close(); err != nil {
+	err := s.db.Close()
+	if s.slow != s.db {
+		err = errors.Join(err, s.slow.Close())
+	}
+	if err != nil {
 		return s.failed(err)
 	}
 	return nil
 }
 
 // failed is err in one line that names the store.
-func (s *Store) failed(err error) error { return fmt.Errorf("store %s: %w", s.path, plain(err)) }
-
-// plain is err in words for whom the driver's numbers say nothing.
-func plain(err error) error {
-	e := new(sqlite.Error)
-	if !errors.As(err, &e) {
-		return err
-	}
-	switch e.Code() & 0xff {
-	case sqlitelib.SQLITE_FULL:
-		return ErrFull
-	case sqlitelib.SQLITE_NOTADB, sqlitelib.SQLITE_CORRUPT:
-		return ErrCorrupt
-	case sqlitelib.SQLITE_READONLY, sqlitelib.SQLITE_CANTOPEN, sqlitelib.SQLITE_PERM:
-		return ErrReadOnly
-	case sqlitelib.SQLITE_BUSY:
-		return ErrBusy
-	case sqlitelib.SQLITE_IOERR:
-		return fmt.Errorf("the disk fails: %w", e)
-	}
-	return err
-}
+func (s *Store) failed(err error) error { return fmt.Errorf("store %s: %w", s.place, s.plain(err)) }
 
 // read runs what, which only reads, in one transaction: it sees one state.
 func (s *Store) read(what func(context.Context, *sql.Tx) error) error {
-	return s.do(&sql.TxOptions{ReadOnly: true}, what)
+	return s.do(s.db, s.q.reading, what)
 }
 
 // write runs what in one transaction, all or nothing.
 func (s *Store) write(what func(context.Context, *sql.Tx) error) error {
 	s.changing.Lock()
 	defer s.changing.Unlock()
-	return s.do(nil, what)
+	return s.do(s.db, nil, what)
 }
 
 // change is write for keys: it counts the change, so that a gate takes it up.
 func (s *Store) change(what func(context.Context, *sql.Tx) error) error {
 	return s.write(func(ctx context.Context, tx *sql.Tx) error {
-		if err := what(ctx, tx); err != nil {
+		// First, for PostgreSQL lets others change keys, too, until this is counted.
+		if _, err := tx.ExecContext(ctx, countChange); err != nil {
 			return err
 		}
-		_, err := tx.ExecContext(ctx, countChange)
-		return err
+		return what(ctx, tx)
 	})
 }
 
@@ -228,11 +218,20 @@ func (s *Store) change(what func(context.Context, *sql.Tx) error) error {
 // ours that says all there is to say.
 type theirs struct{ error }
 
-func (s *Store) do(o *sql.TxOptions, what func(context.Context, *sql.Tx) error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+// beginner is a *sql.DB or one connection of it.
+type beginner interface {
+	BeginTx(context.Context, *sql.TxOptions) (*sql.Tx, error)
+}
+
+func (s *Store) do(db beginner, o *sql.TxOptions, what func(context.Context, *sql.Tx) error) error {
+	return s.doFor(timeout, db, o, what)
+}
+
+func (s *Store) doFor(limit time.Duration, db beginner, o *sql.TxOptions, what func(context.Context, *sql.Tx) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	err := func() error {
-		tx, err := s.db.BeginTx(ctx, o)
+		tx, err := db.BeginTx(ctx, o)
 		if err != nil {
 			return err
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,10 +18,12 @@ import (
 	"testing"
 	"time"
 
+	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite"
 
 	"gatehouse/internal/key"
 	"gatehouse/internal/store"
+	"gatehouse/internal/store/postgrestest"
 )
 
 func TestMain(m *testing.M) {
@@ -39,6 +42,41 @@ func TestMain(m *testing.M) {
 	}
 }
 
+// fresh makes a place for an empty store of each kind, and returns its dsn.
+var fresh = map[string]func(testing.TB) string{
+	"SQLite":     func(t testing.TB) string { return filepath.Join(t.TempDir(), "gatehouse.db") },
+	"PostgreSQL": func(t testing.TB) string { return postgrestest.Database(t) },
+}
+
+// onEach runs a test on each kind of store: SQLite always, PostgreSQL where one
+// runs.
+func onEach(t *testing.T, test func(t *testing.T, dsn string)) {
+	for _, kind := range []string{"SQLite", "PostgreSQL"} {
+		t.Run(kind, func(t *testing.T) { test(t, fresh[kind](t)) })
+	}
+}
+
+// kindOf is the kind of store that a test is on now.
+func kindOf(t *testing.T) string {
+	t.Helper()
+	for part := range strings.SplitSeq(t.Name(), "/") {
+		if _, ok := fresh[part]; ok {
+			return part
+		}
+	}
+	t.Fatal("not within onEach")
+	return ""
+}
+
+// placeOf is how errors name a store.
+func placeOf(dsn string) string {
+	u, err := url.Parse(dsn)
+	if err != nil || u.Scheme == "" {
+		return dsn
+	}
+	return "postgres://" + u.Host + u.Path
+}
+
 func open(t *testing.T, path string) *store.Store {
 	t.Helper()
 	s, err := store.Open(path)
@@ -49,10 +87,14 @@ func open(t *testing.T, path string) *store.Store {
 	return s
 }
 
-// raw is the file without the store: what another program would see.
+// raw is the file or the database without the store: what another program would see.
 func raw(t *testing.T, path string) *sql.DB {
 	t.Helper()
-	db, err := sql.Open("sqlite", path)
+	driver := "sqlite"
+	if strings.Contains(path, "://") {
+		driver = "pgx"
+	}
+	db, err := sql.Open(driver, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +155,7 @@ func TestOpen(t *testing.T) {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
 	}
-	for _, dsn := range []string{"", "sqlite:", "postgres://localhost/x"} {
+	for _, dsn := range []string{"", "sqlite:", "mysql://localhost/x", "postgres://local host/x"} {
 		if _, err := store.Open(dsn); err == nil || !strings.HasPrefix(err.Error(), "store: ") {
 			t.Errorf("%q: %v", dsn, err)
 		}
@@ -188,7 +230,10 @@ func TestSpoiledPages(t *testing.T) {
 
 // TestDamagedKey: one key that cannot be understood lets nobody in, and keeps
 // nobody else out.
-func TestDamagedKey(t *testing.T) {
+func TestDamagedKey(t *testing.T) { onEach(t, testDamagedKey) }
+
+func testDamagedKey(t *testing.T, path string) {
+	s := open(t, path)
 	for what, change := range map[string]string{
 		"no version":     `UPDATE keys SET terms = '{}' WHERE name = 'b'`,
 		"later version":  `UPDATE keys SET terms = '{"version":2}' WHERE name = 'b'`,
@@ -202,8 +247,7 @@ func TestDamagedKey(t *testing.T) {
 		"secrets":        `UPDATE keys SET secrets = '[{"sha256":"00"}]' WHERE name = 'b'`,
 		"secrets' field": `UPDATE keys SET secrets = '[{"token":"x"}]' WHERE name = 'b'`,
 	} {
-		path := filepath.Join(t.TempDir(), "k.db")
-		s := open(t, path)
+		exec1(t, path, `DELETE FROM keys`)
 		var b key.Key
 		for _, name := range []string{"a", "b", "c"} {
 			b = newKey(name)
@@ -216,7 +260,7 @@ func TestDamagedKey(t *testing.T) {
 		if !errors.Is(err, store.ErrDamaged) || len(keys) != 2 || keys[0].Name != "a" || keys[1].Name != "c" {
 			t.Errorf("%s: %v, %v", what, keys, err)
 		}
-		oneLine(t, err, path, "key ")
+		oneLine(t, err, placeOf(path), "key ")
 		if _, err := s.FindKey("b"); !errors.Is(err, store.ErrDamaged) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -253,17 +297,18 @@ func TestBusy(t *testing.T) {
 }
 
 // TestClosed asks a store that is closed.
-func TestClosed(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "k.db")
+func TestClosed(t *testing.T) { onEach(t, testClosed) }
+
+func testClosed(t *testing.T, path string) {
 	s := open(t, path)
 	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	_, err := s.Version()
-	oneLine(t, err, path, "closed")
+	oneLine(t, err, placeOf(path), "closed")
 	_, err = s.Keys()
-	oneLine(t, err, path, "closed")
-	oneLine(t, s.AddKey(newKey("a")), path, "closed")
+	oneLine(t, err, placeOf(path), "closed")
+	oneLine(t, s.AddKey(newKey("a")), placeOf(path), "closed")
 }
 
 // child starts this test as a program of its own.
@@ -314,6 +359,9 @@ func addKeys(path string, n int) {
 // integrity holds that nothing of the file is damaged.
 func integrity(t *testing.T, path string) {
 	t.Helper()
+	if strings.Contains(path, "://") {
+		return // what a client's end could damage is not the server's files
+	}
 	var verdict string
 	if err := raw(t, path).QueryRowContext(t.Context(), "PRAGMA integrity_check").Scan(&verdict); err != nil || verdict != "ok" {
 		t.Fatalf("integrity: %s, %v", verdict, err)
@@ -322,10 +370,11 @@ func integrity(t *testing.T, path string) {
 
 // TestKill kills a process that adds and changes keys, at moments of chance:
 // what it had said was done is.
-func TestKill(t *testing.T) {
+func TestKill(t *testing.T) { onEach(t, testKill) }
+
+func testKill(t *testing.T, path string) {
 	seed := uint64(time.Now().UnixNano())
 	random := rand.New(rand.NewPCG(seed, 0))
-	path := filepath.Join(t.TempDir(), "k.db")
 	done := make(map[string]string)
 	for range 12 {
 		c, out := child(t, "add", path)
@@ -376,8 +425,9 @@ func TestKill(t *testing.T) {
 }
 
 // TestTogether has several processes make the same store at the same moment.
-func TestTogether(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "k.db")
+func TestTogether(t *testing.T) { onEach(t, testTogether) }
+
+func testTogether(t *testing.T, path string) {
 	const n = 6
 	var children [n]*exec.Cmd
 	var outs [n]io.Reader

@@ -8,7 +8,6 @@ import (
 	"iter"
 	"math"
 	"net/netip"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"time"
@@ -162,7 +161,10 @@ func (s *Store) Begin(i wave.Info) (*Wave, error) {
 		return nil, err
 	}
 	err = s.write(func(ctx context.Context, tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, i.Covers, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), string(method)).Scan(&i.Number)
+		if err := tx.QueryRowContext(ctx, insertWave, i.Name, i.Scope, i.Source, i.Plan, i.Covers, int64(i.Seed), max(i.Looks, 1), i.Started.UnixMilli(), string(method)).Scan(&i.Number); err != nil {
+			return err
+		}
+		return s.begun(ctx, tx, i.Number)
 	})
 	if err != nil {
 		return nil, err
@@ -173,11 +175,11 @@ func (s *Store) Begin(i wave.Info) (*Wave, error) {
 // Continue takes up a wave that did not come to its end. Only one process at a
 // time can.
 func (s *Store) Continue(i wave.Info) (*Wave, error) {
-	unlock, err := lockFile(filepath.Join(filepath.Dir(s.path), fmt.Sprintf(".wave-%d.lock", i.Number)))
+	lease, err := s.lock(fmt.Sprintf("wave %d", i.Number))
 	if err != nil {
 		return nil, s.failed(fmt.Errorf("wave %d: %w", i.Number, err))
 	}
-	w := &Wave{Info: i, store: s, unlock: unlock}
+	w := &Wave{Info: i, store: s, lease: lease}
 	err = s.read(func(ctx context.Context, tx *sql.Tx) error {
 		_, mark, err := scanInfo(tx.QueryRowContext(ctx, waveByID, i.Number))
 		if err != nil {
@@ -193,7 +195,7 @@ func (s *Store) Continue(i wave.Info) (*Wave, error) {
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, unlock())
+		return nil, errors.Join(err, lease.free())
 	}
 	return w, nil
 }
@@ -227,7 +229,7 @@ func (s *Store) Records(number int64) iter.Seq2[wave.Record, error] {
 			return
 		}
 		// No deadline: whoever reads them says how long that takes.
-		rows, err := s.db.QueryContext(context.Background(), allRecords, saidID(number, 0), saidID(number+1, 0))
+		rows, err := s.slow.QueryContext(context.Background(), allRecords, saidID(number, 0), saidID(number+1, 0))
 		if err != nil {
 			yield(wave.Record{}, s.failed(err))
 			return
@@ -263,25 +265,16 @@ func (s *Store) Records(number int64) iter.Seq2[wave.Record, error] {
 // many observations that were (GDPR, Article 17). The statistics of waves that
 // ended are sums and stay.
 func (s *Store) Forget(addr netip.Addr) (n int, err error) {
+	var waves []int64
 	addr = addr.Unmap()
 	err = s.write(func(ctx context.Context, tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT wave, host FROM seen WHERE host IN (SELECT id FROM hosts WHERE address = $1)`, addr.AsSlice())
+		seen, err := s.seenAt(ctx, tx, addr.AsSlice())
 		if err != nil {
 			return err
 		}
-		var seen [][2]int64
-		for rows.Next() {
-			var w, h int64
-			if err := rows.Scan(&w, &h); err != nil {
-				return errors.Join(err, rows.Close())
-			}
-			seen = append(seen, [2]int64{w, h})
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return err
-		}
-		n = len(seen)
+		n, waves = len(seen), nil
 		for _, wh := range seen {
+			waves = append(waves, wh[0])
 			for _, q := range []string{`DELETE FROM seen WHERE wave = $1 AND host = $2`, `DELETE FROM looks WHERE wave = $1 AND host = $2`} {
 				if _, err := tx.ExecContext(ctx, q, wh[0], wh[1]); err != nil {
 					return err
@@ -296,54 +289,31 @@ func (s *Store) Forget(addr netip.Addr) (n int, err error) {
 				return err
 			}
 		}
-		_, err = tx.ExecContext(ctx, dropNamed, addr.String())
+		_, err = tx.ExecContext(ctx, s.q.dropNamed, addr.String())
 		return err
 	})
 	if err != nil {
 		return 0, err
 	}
-	return n, s.shred()
-}
-
-// shred has what was deleted leave the files too: SQLite leaves deleted bytes in
-// the log until it is written over.
-func (s *Store) shred() error {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	var busy, log, moved int
-	if err := s.db.QueryRowContext(ctx, `PRAGMA wal_checkpoint(TRUNCATE)`).Scan(&busy, &log, &moved); err != nil {
-		return s.failed(err)
+	slices.Sort(waves)
+	if err := s.shred(slices.Compact(waves)); err != nil {
+		return n, s.failed(err)
 	}
-	if busy != 0 {
-		return s.failed(errors.New("deleted, but a process that reads the store keeps old pages in its log; end it, then repeat"))
-	}
-	return nil
+	return n, nil
 }
 
 // Drop deletes a wave with all its observations.
 func (s *Store) Drop(number int64) error {
-	return s.write(func(ctx context.Context, tx *sql.Tx) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	return s.doFor(s.q.dropping, s.db, nil, func(ctx context.Context, tx *sql.Tx) error {
 		var name string
 		if err := tx.QueryRowContext(ctx, `SELECT name FROM waves WHERE id = $1`, number).Scan(&name); errors.Is(err, sql.ErrNoRows) {
 			return theirs{ErrNoWave}
 		} else if err != nil {
 			return err
 		}
-		for _, q := range []struct {
-			text string
-			args []any
-		}{
-			{dropSaid, []any{saidID(number, 0), saidID(number+1, 0)}},
-			{dropSeen, []any{number}},
-			{dropLooks, []any{number}},
-			{dropWave, []any{number}},
-			{dropHosts, nil},
-		} {
-			if _, err := tx.ExecContext(ctx, q.text, q.args...); err != nil {
-				return err
-			}
-		}
-		return nil
+		return s.dropWave(ctx, tx, number)
 	})
 }
 

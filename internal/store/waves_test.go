@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
@@ -105,8 +104,9 @@ func records(t *testing.T, s *store.Store, number int64) map[string]wave.Record 
 	return all
 }
 
-func TestWave(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.db")
+func TestWave(t *testing.T) { onEach(t, testOfWave) }
+
+func testOfWave(t *testing.T, path string) {
 	s := open(t, path)
 	w := begin(t, s, "w")
 	list := observations(0, 200)
@@ -165,8 +165,10 @@ func TestWave(t *testing.T) {
 // TestTally holds the statistics that End keeps against those of the records,
 // for a wave that ran in one go, one that kept places twice and one that was
 // taken up again.
-func TestTally(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+func TestTally(t *testing.T) { onEach(t, testOfTally) }
+
+func testOfTally(t *testing.T, path string) {
+	s := open(t, path)
 	var want wave.Tally
 	for _, o := range observations(0, 60) {
 		want.Add(&o.Record)
@@ -209,8 +211,9 @@ func TestTally(t *testing.T) {
 	}
 }
 
-func TestResume(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.db")
+func TestResume(t *testing.T) { onEach(t, testOfResume) }
+
+func testOfResume(t *testing.T, path string) {
 	s := open(t, path)
 	w := begin(t, s, "w")
 	counts := wave.Counts{Visited: 50}
@@ -260,8 +263,10 @@ func TestResume(t *testing.T) {
 
 // TestPositions holds that a position in a walk over IPv6 networks, which may
 // take all 64 bits, survives.
-func TestPositions(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+func TestPositions(t *testing.T) { onEach(t, testOfPositions) }
+
+func testOfPositions(t *testing.T, path string) {
+	s := open(t, path)
 	w := begin(t, s, "w")
 	var list []wave.Observation
 	for i, pos := range []uint64{0, 1<<63 - 1, 1 << 63, 1<<64 - 1} {
@@ -284,8 +289,9 @@ func TestPositions(t *testing.T) {
 	}
 }
 
-func TestForget(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.db")
+func TestForget(t *testing.T) { onEach(t, testOfForget) }
+
+func testOfForget(t *testing.T, path string) {
 	s := open(t, path)
 	for _, name := range []string{"a", "b"} {
 		w := begin(t, s, name)
@@ -320,8 +326,9 @@ func TestForget(t *testing.T) {
 	}
 }
 
-func TestDrop(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.db")
+func TestDrop(t *testing.T) { onEach(t, testOfDrop) }
+
+func testOfDrop(t *testing.T, path string) {
 	s := open(t, path)
 	for i, name := range []string{"a", "b"} {
 		w := begin(t, s, name)
@@ -348,8 +355,10 @@ func TestDrop(t *testing.T) {
 
 // TestRejudge has yesterday's evidence judged by today's rules: an advisory that
 // was not known then.
-func TestRejudge(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+func TestRejudge(t *testing.T) { onEach(t, testOfRejudge) }
+
+func testOfRejudge(t *testing.T, path string) {
+	s := open(t, path)
 	w := begin(t, s, "w")
 	var list []wave.Observation
 	for pos := range uint64(2500) {
@@ -387,8 +396,10 @@ func TestRejudge(t *testing.T) {
 }
 
 // TestHostileText: whatever a host says is kept and comes back.
-func TestHostileText(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), "a.db"))
+func TestHostileText(t *testing.T) { onEach(t, testOfHostileText) }
+
+func testOfHostileText(t *testing.T, path string) {
+	s := open(t, path)
 	w := begin(t, s, "w")
 	o := observation(1, "0.17.4")
 	evil := "\x00\xff\x1b[2J'; DROP TABLE waves;--\u202e" + strings.Repeat("é", 1000)
@@ -420,18 +431,19 @@ func TestHostileText(t *testing.T) {
 }
 
 // TestDamagedSaid: a record that is damaged is told, and hides no other.
-func TestDamagedSaid(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "a.db")
+func TestDamagedSaid(t *testing.T) { onEach(t, testOfDamagedSaid) }
+
+func testOfDamagedSaid(t *testing.T, path string) {
 	s := open(t, path)
 	w := begin(t, s, "w")
 	if err := errors.Join(w.Keep(observations(0, 10)), w.Close()); err != nil {
 		t.Fatal(err)
 	}
-	exec1(t, path, "UPDATE said SET record = x'0100000000ff0000' WHERE id = (SELECT min(id) + 4 FROM said)")
+	exec1(t, path, "UPDATE said SET record = $1 WHERE id = (SELECT min(id) + 4 FROM said)", []byte("\x01\x00\x00\x00\x00\xff\x00\x00"))
 	n, wrong := 0, 0
 	for _, err := range s.Records(1) {
 		if err != nil {
-			oneLine(t, err, path, "wave 1")
+			oneLine(t, err, placeOf(path), "wave 1")
 			if !errors.Is(err, store.ErrDamaged) {
 				t.Error(err)
 			}

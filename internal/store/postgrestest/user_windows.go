@@ -1,0 +1,7 @@
+package postgrestest
+
+import "os/exec"
+
+func as(*exec.Cmd) {}
+
+func own(string) error { return nil }
