@@ -87,6 +87,8 @@ start_postgres() {
 			unix_socket_directories = '$dir/postgres'
 			max_connections = 300
 			shared_buffers = 256MB
+			# Not in /dev/shm, which systemd clears when a user of that name logs out.
+			dynamic_shared_memory_type = mmap
 		END
 		as touch "$dir/postgres/ready"
 	fi

@@ -42,6 +42,7 @@ type config struct {
 	Login    loginConfig          `yaml:"login"`
 	Forward  forwardConfig        `yaml:"forward_auth"`
 	Policies map[string]Allowance `yaml:"policies"`
+	Store    string               `yaml:"store"` // read at the start; default gatehouse.db in the state folder
 	Drain    span                 `yaml:"drain"` // for streams to end when the gate stops; default 30s
 	Traces   tracesConfig         `yaml:"traces"`
 	Log      string               `yaml:"log"` // "json" or "text"; default text on a terminal

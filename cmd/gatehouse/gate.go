@@ -30,6 +30,7 @@ import (
 type gateCmd struct {
 	Config      string `short:"c" help:"Configuration file; without one the gate goes by its defaults." placeholder:"FILE"`
 	StateDir    string `help:"Where keys, the ledger and certificates are kept." placeholder:"DIR"`
+	Stores      `embed:""`
 	Listen      string `help:"Address to serve on, over the file's (default :8443)." placeholder:"ADDR"`
 	Tailnet     bool   `help:"Listen on the tailnet and nowhere else, as a machine of its own; login.tailnet in the file says who may do what."`
 	Upstream    string `help:"The Ollama behind the gate, over the file's (default http://127.0.0.1:11434)." placeholder:"URL"`
@@ -67,6 +68,9 @@ func (c *gateCmd) load() (*config, error) {
 	}
 	if c.Admin != "" {
 		cfg.Admin = c.Admin
+	}
+	if c.Store == "" && c.StoreFile == "" {
+		c.Store = cfg.Store
 	}
 	if err := cfg.check(); err != nil {
 		return nil, usage(err, "see gatehouse gate --help")
@@ -228,7 +232,7 @@ func (g *gate) open() error {
 		return usage(fmt.Errorf("state folder: %w", err), "name another with --state-dir")
 	}
 	var err error
-	if g.store, err = store.Open(filepath.Join(g.dir, "gatehouse.db")); err != nil {
+	if g.store, err = openState(g.dir, &g.cmd.Stores); err != nil {
 		return err
 	}
 	if g.ledger, err = ledger.Open(filepath.Join(g.dir, "ledger"), ledger.Options{}); err != nil {

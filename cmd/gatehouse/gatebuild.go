@@ -18,6 +18,7 @@ import (
 	"gatehouse/internal/gateway"
 	"gatehouse/internal/key"
 	"gatehouse/internal/ledger"
+	"gatehouse/internal/store"
 	"gatehouse/internal/upstream"
 )
 
@@ -245,10 +246,13 @@ func (g *gate) firstKey() error {
 		}
 	}
 	if err := g.store.AddKey(k); err != nil {
+		if errors.Is(err, store.ErrDuplicate) {
+			err = nil // another gate of the same store was first
+		}
 		if g.cmd.FirstKey != "" {
 			err = errors.Join(err, os.Remove(g.cmd.FirstKey)) // it opens nothing
 		}
-		return err
+		return errors.Join(err, g.refill())
 	}
 	if err := g.refill(); err != nil {
 		return err

@@ -38,6 +38,7 @@ type importCmd struct {
 	Save     bool   `help:"Keep it as a wave, with its source and date: gatehouse wave shows it." group:"What to keep:"`
 	As       string `help:"With --save: the scope whose waves it is one of." default:"import" placeholder:"NAME" group:"What to keep:"`
 	StateDir string `help:"Where waves are kept." placeholder:"DIR" group:"What to keep:"`
+	Stores   `embed:"" group:"What to keep:"`
 
 	Looks   `embed:"" group:"How to look, with --verify:"`
 	Outputs `embed:"" group:"What to write:"`
@@ -99,7 +100,7 @@ func (c *importCmd) judge(ctx context.Context, s streams) error {
 	j := job{
 		wave:  &wave.Wave{ID: newWaveID(), Scope: c.As, Started: time.Now().UTC()},
 		looks: c.Looks, outputs: c.Outputs, streams: s, plan: "import", covers: "import", once: true,
-		saving: Saving{Save: c.Save, StateDir: c.StateDir, Look: 1}, source: c.source(),
+		saving: Saving{Save: c.Save, StateDir: c.StateDir, Stores: c.Stores, Look: 1}, source: c.source(),
 	}
 	j.method.Source = j.source
 	w := j.wave
@@ -443,7 +444,7 @@ func (c *importCmd) verify(ctx context.Context, s streams) error {
 	scan := scanCmd{
 		Target: []string{"-"}, input: "the places of " + strings.Join(c.File, ", "),
 		Scope: c.Scope, Exclude: c.Exclude, ExcludeFile: c.ExcludeFile, Looks: c.Looks, Outputs: c.Outputs,
-		Saving: Saving{Save: c.Save, StateDir: c.StateDir, Look: 1, Every: time.Minute},
+		Saving: Saving{Save: c.Save, StateDir: c.StateDir, Stores: c.Stores, Look: 1, Every: time.Minute},
 	}
 	err := scan.Run(ctx, streams{in: in, out: s.out, err: s.err})
 	cancel()

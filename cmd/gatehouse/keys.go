@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 
 type keyCmd struct {
 	StateDir string `help:"Where keys are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 
 	Add    keyAddCmd    `cmd:"" help:"Make a key; its secret is shown once."`
 	List   keyListCmd   `cmd:"" help:"List the keys."`
@@ -32,18 +32,7 @@ type keyCmd struct {
 
 // keys opens the store, gives it to what, and closes it.
 func (c *keyCmd) keys(what func(*store.Store) error) error {
-	dir, err := stateDir(c.StateDir)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return usage(fmt.Errorf("state folder: %w", err), "name another with --state-dir")
-	}
-	st, err := store.Open(filepath.Join(dir, "gatehouse.db"))
-	if err != nil {
-		return err
-	}
-	return errors.Join(what(st), st.Close())
+	return withStore(c.StateDir, &c.Stores, what)
 }
 
 // find finds a key by its name or id.

@@ -52,6 +52,7 @@ type cli struct {
 	Ledger     ledgerCmd     `cmd:"" help:"Who did what at the gate."`
 	Status     statusCmd     `cmd:"" help:"How the running gate is."`
 	Trust      trustCmd      `cmd:"" help:"Fetch a gate's own certificate authority, for clients to trust."`
+	Keep       storeCmd      `cmd:"" name:"store" help:"Where all that is kept: how it is, and how to move it."`
 	Connect    connectCmd    `cmd:"" help:"Put a gate where programs of this machine look for Ollama."`
 	Vantage    vantageCmd    `cmd:"" help:"Tell other machines of yours how they look from here."`
 	Completion completionCmd `cmd:"" help:"Print the completion script for a shell."`

@@ -18,6 +18,7 @@ import (
 
 type noteCmd struct {
 	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 
 	Add    noteAddCmd    `cmd:"" help:"Say of a host that it is accepted, is a false positive, or has a ticket."`
 	List   noteListCmd   `cmd:"" help:"List the notes."`
@@ -70,7 +71,7 @@ func (c *noteAddCmd) Run(s streams, parent *noteCmd) error {
 	if n.Until, err = untilOf(c.Until, n.Made); err != nil {
 		return err
 	}
-	return withStore(parent.StateDir, func(st *store.Store) error {
+	return withStore(parent.StateDir, &parent.Stores, func(st *store.Store) error {
 		if err := st.AddNote(&n); err != nil {
 			return err
 		}
@@ -125,7 +126,7 @@ func (c *noteListCmd) Run(s streams, parent *noteCmd) error {
 			return err
 		}
 	}
-	return withStore(parent.StateDir, func(st *store.Store) error {
+	return withStore(parent.StateDir, &parent.Stores, func(st *store.Store) error {
 		list, err := st.Notes()
 		if err != nil {
 			return err
@@ -157,7 +158,7 @@ func (c *noteRemoveCmd) Run(_ context.Context, s streams, parent *noteCmd) error
 		}
 		numbers = append(numbers, n)
 	}
-	return withStore(parent.StateDir, func(st *store.Store) error {
+	return withStore(parent.StateDir, &parent.Stores, func(st *store.Store) error {
 		for _, n := range numbers {
 			err := st.RemoveNote(n)
 			if errors.Is(err, store.ErrNoNote) {

@@ -23,6 +23,7 @@ type notifyCmd struct {
 	SeenFrom string `help:"The addresses that the looks came from, for the reader to find in logs." placeholder:"TEXT"`
 	Force    bool   `help:"Write into a folder that is not empty."`
 	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 }
 
 func (notifyCmd) Help() string {
@@ -37,7 +38,7 @@ func (c *notifyCmd) Run(s streams) error {
 	if err != nil {
 		return err
 	}
-	return withStore(c.StateDir, func(st *store.Store) error {
+	return withStore(c.StateDir, &c.Stores, func(st *store.Store) error {
 		i, err := finished(st, c.Wave)
 		if err != nil {
 			return err

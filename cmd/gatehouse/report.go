@@ -24,6 +24,7 @@ import (
 type reportCmd struct {
 	Source   string `arg:"" help:"A wave that was saved (its number, its id, or last), or a file of JSON Lines as gatehouse scan --format jsonl writes it."`
 	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 	Since    string `help:"The earlier wave that changes are counted from (default: the one before over the same places)." placeholder:"WAVE"`
 
 	Reports `embed:"" group:"What to write (- is standard output):"`
@@ -82,7 +83,7 @@ func (c *reportCmd) Run(ctx context.Context, s streams) error {
 
 // saved reports on a wave of the store.
 func (c *reportCmd) saved(ctx context.Context, s streams) error {
-	return withStore(c.StateDir, func(st *store.Store) error {
+	return withStore(c.StateDir, &c.Stores, func(st *store.Store) error {
 		i, err := finished(st, c.Source)
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type Saving struct {
 	Every     time.Duration `help:"With --looks: how long from one look to the next." default:"10m"`
 	Retention span          `help:"With --save: delete waves of this scope that are older, such as 730d." placeholder:"TIME"`
 	StateDir  string        `help:"Where waves are kept." placeholder:"DIR"`
+	Stores    `embed:""`
 }
 
 func (v *Saving) check(state string) error {
@@ -45,8 +47,38 @@ func (v *Saving) check(state string) error {
 	return nil
 }
 
-// openState opens the store in the state folder, and makes both if need be.
-func openState(flag string) (*store.Store, error) {
+// Stores are the flags about where the store is.
+type Stores struct {
+	Store     string `help:"Where waves and keys are kept: postgres://LOGIN@HOST/DATABASE, or a file (default: gatehouse.db in the state folder)." placeholder:"URL"`
+	StoreFile string `help:"File that holds that URL: arguments are seen by every user of this machine." placeholder:"FILE"`
+}
+
+// dsn is what was said of where the store is, "" for nothing.
+func (s *Stores) dsn() (string, error) {
+	if s.Store != "" || s.StoreFile == "" {
+		return s.Store, nil
+	}
+	text, err := readFile(s.StoreFile)
+	if err != nil {
+		return "", usage(err, "--store-file takes a file with the store's URL alone")
+	}
+	dsn := strings.TrimSpace(string(text))
+	if dsn == "" || strings.Contains(dsn, "\n") {
+		return "", usage(fmt.Errorf("%s: it does not hold one line", s.StoreFile), "--store-file takes a file with the store's URL alone")
+	}
+	return dsn, nil
+}
+
+// openState opens the store: the one that was named, or else the one in the state
+// folder, making both if need be.
+func openState(flag string, at *Stores) (*store.Store, error) {
+	dsn, err := at.dsn()
+	if err != nil {
+		return nil, err
+	}
+	if dsn != "" {
+		return openStoreAt(dsn)
+	}
 	dir, err := stateDir(flag)
 	if err != nil {
 		return nil, err
@@ -54,7 +86,11 @@ func openState(flag string) (*store.Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, usage(fmt.Errorf("state folder: %w", err), "name another with --state-dir")
 	}
-	st, err := store.Open(filepath.Join(dir, "gatehouse.db"))
+	return openStoreAt(filepath.Join(dir, "gatehouse.db"))
+}
+
+func openStoreAt(dsn string) (*store.Store, error) {
+	st, err := store.Open(dsn)
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		err = fmt.Errorf("%w: %w", err, store.ErrReadOnly)
 	}
@@ -65,6 +101,22 @@ func openState(flag string) (*store.Store, error) {
 // of something else.
 func storeHint(err error) string {
 	switch {
+	case errors.Is(err, store.ErrUnreachable):
+		return "see that PostgreSQL runs there and lets this machine in (--store); what was kept is safe, the same command goes on"
+	case errors.Is(err, store.ErrDenied):
+		return "the login of --store needs a password (PGPASSFILE, or the file of --store-file) and a schema that it owns"
+	case errors.Is(err, store.ErrUnready):
+		return "name a database that is there: createdb -E UTF8 gatehouse; --store postgres://LOGIN@HOST/gatehouse"
+	case errors.Is(err, store.ErrCopying):
+		return "go on with gatehouse store copy, with the same --from and --to"
+	case store.InPostgres(err) && errors.Is(err, store.ErrFull):
+		return "what was kept is safe: make room on the server and give the same command again"
+	case store.InPostgres(err) && errors.Is(err, store.ErrBusy):
+		return "give the same command again; pg_stat_activity shows what has it"
+	case store.InPostgres(err) && errors.Is(err, store.ErrReadOnly):
+		return "name the server that is written to with --store"
+	case store.InPostgres(err) && errors.Is(err, store.ErrCorrupt):
+		return "the server's log says more; restore it from a backup"
 	case errors.Is(err, store.ErrFull):
 		return "what was kept is safe: make room and give the same command again, or name another place with --state-dir"
 	case errors.Is(err, store.ErrBusy):
@@ -74,7 +126,7 @@ func storeHint(err error) string {
 	case errors.Is(err, store.ErrCorrupt):
 		return "put a copy of the file back, or begin a new store with --state-dir; sqlite3's .recover saves what can be read"
 	case errors.Is(err, store.ErrLater):
-		return "use the newer gatehouse, or another store with --state-dir"
+		return "use the newer gatehouse, or another store with --store or --state-dir"
 	}
 	return ""
 }
@@ -99,7 +151,7 @@ func (c *scanCmd) unfinished(scope, digest string, order target.Order) (seed uin
 	if c.Fresh {
 		return 0, false, nil
 	}
-	st, err := openState(c.StateDir)
+	st, err := openState(c.StateDir, &c.Stores)
 	if err != nil {
 		return 0, false, err
 	}
@@ -120,7 +172,7 @@ func (c *scanCmd) unfinished(scope, digest string, order target.Order) (seed uin
 // openStore has the wave kept in the store: a new one, or the one that did not
 // come to its end.
 func (j *job) openStore(now time.Time) (end func() error, err error) {
-	st, err := openState(j.saving.StateDir)
+	st, err := openState(j.saving.StateDir, &j.saving.Stores)
 	if err != nil {
 		return nil, err
 	}

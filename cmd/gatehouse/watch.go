@@ -145,7 +145,8 @@ type watchRunCmd struct {
 
 	Retention span   `help:"Delete waves of this scope that are older, such as 730d." placeholder:"TIME" group:"What to keep:"`
 	StateDir  string `help:"Where waves are kept." placeholder:"DIR" group:"What to keep:"`
-	Quiet     bool   `short:"q" help:"No progress line."`
+	Stores    `embed:"" group:"What to keep:"`
+	Quiet     bool `short:"q" help:"No progress line."`
 }
 
 func (watchRunCmd) Help() string {
@@ -159,7 +160,7 @@ func (c *watchRunCmd) scan() *scanCmd {
 	return &scanCmd{
 		Target: c.Target, Targets: c.Targets, Scope: c.Scope, Exclude: c.Exclude, ExcludeFile: c.ExcludeFile, Ports: c.Ports,
 		Looks: c.Looks, Owners: c.Owners, Outputs: Outputs{Format: "table", FailOn: "never", Quiet: c.Quiet},
-		Saving: Saving{Save: true, Look: 1, Every: time.Minute, Retention: c.Retention, StateDir: c.StateDir},
+		Saving: Saving{Save: true, Look: 1, Every: time.Minute, Retention: c.Retention, StateDir: c.StateDir, Stores: c.Stores},
 	}
 }
 
@@ -218,7 +219,7 @@ func (c *watchRunCmd) Run(ctx context.Context, s streams) (err error) {
 	} else if !errors.Is(err, scope.ErrExpired) {
 		return err
 	}
-	st, err := openState(c.StateDir)
+	st, err := openState(c.StateDir, &c.Stores)
 	if err != nil {
 		return err
 	}
@@ -587,10 +588,11 @@ func (w *watcher) say(format string, a ...any) {
 
 type watchStatusCmd struct {
 	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 }
 
 func (c *watchStatusCmd) Run(s streams) error {
-	return withStore(c.StateDir, func(st *store.Store) error {
+	return withStore(c.StateDir, &c.Stores, func(st *store.Store) error {
 		list, err := st.Watches()
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ import (
 
 type waveCmd struct {
 	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 
 	List     waveListCmd     `cmd:"" help:"List the waves that were saved."`
 	Show     waveShowCmd     `cmd:"" help:"Show what a wave counted, and by which method."`
@@ -36,10 +37,12 @@ type waveCmd struct {
 }
 
 // with opens the store, gives it to what, and closes it.
-func (c *waveCmd) with(what func(*store.Store) error) error { return withStore(c.StateDir, what) }
+func (c *waveCmd) with(what func(*store.Store) error) error {
+	return withStore(c.StateDir, &c.Stores, what)
+}
 
-func withStore(dir string, what func(*store.Store) error) error {
-	st, err := openState(dir)
+func withStore(dir string, at *Stores, what func(*store.Store) error) error {
+	st, err := openState(dir, at)
 	if err != nil {
 		return err
 	}
@@ -388,7 +391,8 @@ func (c *waveDropCmd) Run(s streams, parent *waveCmd) error {
 }
 
 type forgetCmd struct {
-	StateDir string   `help:"Where waves are kept." placeholder:"DIR"`
+	StateDir string `help:"Where waves are kept." placeholder:"DIR"`
+	Stores   `embed:""`
 	Address  []string `arg:"" help:"Addresses of which nothing is to be kept."`
 }
 
@@ -405,7 +409,7 @@ func (c *forgetCmd) Run(ctx context.Context, s streams) error {
 		}
 		addrs = append(addrs, addr)
 	}
-	return withStore(c.StateDir, func(st *store.Store) error {
+	return withStore(c.StateDir, &c.Stores, func(st *store.Store) error {
 		for _, a := range addrs {
 			n, err := st.Forget(a)
 			if err != nil {

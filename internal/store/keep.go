@@ -294,18 +294,22 @@ func (w *Wave) Store() *Store { return w.store }
 
 // write is the store's, by the connection that holds the wave where one does.
 func (w *Wave) write(what func(context.Context, *sql.Tx) error) error {
-	switch {
-	case w.lease == nil:
+	if w.lease == nil {
 		return w.store.failed(fmt.Errorf("wave %d: it is closed", w.Info.Number))
-	case w.conn == nil:
-		return w.store.write(what)
 	}
-	err := w.store.do(w.conn, nil, what)
-	for range 3 {
-		if err == nil || !again(err) {
-			break
+	for try := 1; ; try++ {
+		var err error
+		if w.conn == nil {
+			err = w.store.write(what)
+		} else {
+			err = w.store.do(w.conn, nil, what)
 		}
-		err = w.store.do(w.conn, nil, what)
+		if err == nil {
+			return nil
+		}
+		w.bits = nil // one that was given is taken back
+		if try == 3 || !again(err) {
+			return err
+		}
 	}
-	return err
 }

@@ -77,3 +77,6 @@ func (s *Store) allowed(ctx context.Context, latest int64) error {
 	s.state.Copying = copying.String
 	return nil
 }
+
+// Level is how far the tables are.
+func (s *Store) Level() Level { return s.state }

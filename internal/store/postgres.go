@@ -35,11 +35,12 @@ const (
 )
 
 // settings of a connection. A plan is made for the waves that are asked for, so
-// that no other's partition is locked: a kept plan would lock them all. The
+// that no other's partition is locked: a kept plan would lock them all. What is
+// read comes from an index in its order, which workers side by side do not keep. The
 // server ends what its client does not wait for any more, and finds within two
 // minutes that a machine is gone, with its locks.
 const (
-	settings = `SET plan_cache_mode = force_custom_plan; SET lock_timeout = '5s'; SET random_page_cost = 1.1; SET jit = off;
+	settings = `SET plan_cache_mode = force_custom_plan; SET lock_timeout = '5s'; SET random_page_cost = 1.1; SET jit = off; SET max_parallel_workers_per_gather = 0;
 		SET tcp_keepalives_idle = 30; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6; SET client_min_messages = error;`
 	quickly = settings + `SET statement_timeout = '15s'; SET idle_in_transaction_session_timeout = '1min'`
 	slowly  = settings + `SET statement_timeout = 0`
@@ -370,4 +371,10 @@ func (e *postgresEngine) sized(ctx context.Context, st *Status) error {
 	st.Kind = "postgres"
 	return e.slow.QueryRowContext(ctx, `SELECT current_setting('server_version'), COALESCE(sum(pg_total_relation_size(c.oid)), 0)
 		FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r'`).Scan(&st.Version, &st.Bytes)
+}
+
+// InPostgres reports whether an error is of a store in PostgreSQL.
+func InPostgres(err error) bool {
+	f, ok := errors.AsType[*failure](err)
+	return ok && f.postgres
 }

@@ -189,7 +189,22 @@ func (s *Store) Close() error {
 }
 
 // failed is err in one line that names the store.
-func (s *Store) failed(err error) error { return fmt.Errorf("store %s: %w", s.place, s.plain(err)) }
+func (s *Store) failed(err error) error {
+	if f, ok := errors.AsType[*failure](err); ok && f.place == s.place {
+		return err // said already
+	}
+	return &failure{s.place, s.plain(err), s.q.kind == "postgres"}
+}
+
+// failure is what went wrong, and where.
+type failure struct {
+	place    string
+	err      error
+	postgres bool
+}
+
+func (f *failure) Error() string { return "store " + f.place + ": " + f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
 
 // read runs what, which only reads, in one transaction: it sees one state.
 func (s *Store) read(what func(context.Context, *sql.Tx) error) error {

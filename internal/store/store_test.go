@@ -2,6 +2,7 @@ package store_test
 
 import (
 	"bufio"
+	"context"
 	"database/sql"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ func TestMain(m *testing.M) {
 		addKeys(path, 1<<40)
 	case "add some":
 		addKeys(path, 20)
+	case "copy":
+		copyStore(path)
 	case "full disk":
 		fillDisk(path)
 	case "not allowed":
@@ -104,7 +107,7 @@ func raw(t *testing.T, path string) *sql.DB {
 
 func exec1(t *testing.T, path, what string, args ...any) {
 	t.Helper()
-	if _, err := raw(t, path).ExecContext(t.Context(), what, args...); err != nil {
+	if _, err := raw(t, path).ExecContext(context.WithoutCancel(t.Context()), what, args...); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -56,7 +56,7 @@ const (
 	lateSeen   = `SELECT pos, record FROM seen JOIN said ON said.id = $1 + host WHERE wave = $2 AND (pos >= $3 OR pos < 0)`
 
 	allFindings   = `SELECT bit, id FROM findings`
-	insertFinding = `INSERT INTO findings (bit, id) SELECT count(*), $1 FROM findings WHERE NOT EXISTS (SELECT 1 FROM findings WHERE id = $1) HAVING count(*) < 63`
+	insertFinding = `INSERT INTO findings (bit, id) SELECT count(*), $1 FROM findings HAVING count(*) < 63 AND NOT EXISTS (SELECT 1 FROM findings WHERE id = $1)`
 )
 
 // saidID is the key of what was said by a host in a wave; the hosts of a wave

@@ -456,3 +456,30 @@ func testOfDamagedSaid(t *testing.T, path string) {
 		t.Errorf("%d records and %d errors", n, wrong)
 	}
 }
+
+// TestFindings has two waves at once meet a kind of finding that is new, and one
+// of them fail: each kind has one number, and both waves know it.
+func TestFindings(t *testing.T) {
+	onEach(t, func(t *testing.T, path string) {
+		s := open(t, path)
+		one, two := begin(t, s, "one"), begin(t, s, "two")
+		list := observations(0, 2)
+		bad := observation(1, "0.17.4")
+		bad.Record.Address = "no address"
+		list[1].Record.Findings = []finding.Finding{{ID: "first"}}
+		if err := one.Keep([]wave.Observation{list[1], bad}); err == nil {
+			t.Fatal("no address is kept")
+		}
+		list[0].Record.Findings = []finding.Finding{{ID: "second"}}
+		for _, err := range []error{two.Keep(list[:1]), one.Keep(list[:1]), one.Keep(list), two.Keep(list)} {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		var kinds, wrong int
+		if err := raw(t, path).QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM findings), (SELECT count(*) FROM seen WHERE findings <> (
+			SELECT 1 << bit FROM findings f WHERE f.id = CASE WHEN seen.pos = 0 THEN 'second' ELSE 'first' END))`).Scan(&kinds, &wrong); err != nil || kinds != 2 || wrong != 0 {
+			t.Errorf("%d kinds, %d observations have another's: %v", kinds, wrong, err)
+		}
+	})
+}

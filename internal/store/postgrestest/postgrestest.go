@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Missing skips the test for want of PostgreSQL, or fails it where all that tests
@@ -73,6 +74,9 @@ func Database(t testing.TB) (dsn string) {
 		return errors.Join(err, conn.Close(ctx))
 	}
 	if err := asked("CREATE DATABASE " + name + " TEMPLATE template0 ENCODING 'UTF8'"); err != nil {
+		if said := new(pgconn.PgError); errors.As(err, &said) {
+			t.Fatalf("the PostgreSQL that runs gives no database: %v", err)
+		}
 		Missing(t, fmt.Sprintf("PostgreSQL gives no database: %v; run make services", err))
 	}
 	t.Cleanup(func() {
@@ -94,6 +98,8 @@ type Server struct {
 	t    testing.TB
 	dir  string
 	port int
+
+	running *exec.Cmd // nil while it is stopped
 }
 
 // New makes a server and starts it. It ends with the test.
@@ -111,7 +117,7 @@ func New(t testing.TB) *Server {
 	}
 	s := &Server{t: t, dir: filepath.Join(dir, "data"), port: freePort(t)}
 	run(t, initdb, "-D", s.dir, "-U", "gatehouse", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8")
-	more := fmt.Sprintf("\nlisten_addresses = '127.0.0.1'\nport = %d\nunix_socket_directories = ''\nshared_buffers = 32MB\n", s.port)
+	more := fmt.Sprintf("\nlisten_addresses = '127.0.0.1'\nport = %d\nunix_socket_directories = ''\nshared_buffers = 32MB\ndynamic_shared_memory_type = mmap\n", s.port)
 	conf, err := os.OpenFile(filepath.Join(s.dir, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +127,11 @@ func New(t testing.TB) *Server {
 		t.Fatal(err)
 	}
 	s.DSN = fmt.Sprintf("postgres://gatehouse@127.0.0.1:%d/postgres?sslmode=disable", s.port)
-	t.Cleanup(func() { _ = s.ctl("stop", "-m", "immediate").Run() }) // it may be stopped already
+	t.Cleanup(func() {
+		if s.running != nil {
+			s.Kill()
+		}
+	})
 	s.Start()
 	return s
 }
@@ -129,54 +139,58 @@ func New(t testing.TB) *Server {
 // Start starts it, and waits until it answers.
 func (s *Server) Start() {
 	s.t.Helper()
-	c := s.ctl("start", "-l", filepath.Join(s.dir, "log"))
-	// Not a pipe: the server would keep it open.
-	if err := c.Run(); err != nil {
-		log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-		s.t.Fatalf("PostgreSQL does not start: %v\n%s", err, log)
+	log, err := os.OpenFile(filepath.Join(filepath.Dir(s.dir), "log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer log.Close()
+	c := exec.Command(program(s.t, "postgres"), "-D", s.dir)
+	c.Dir, c.Stderr = "/", log
+	as(c)
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.running = c
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	for {
+		conn, err := pgx.Connect(ctx, s.DSN)
+		if err == nil {
+			_ = conn.Close(ctx)
+			return
+		}
+		if ctx.Err() != nil {
+			text, _ := os.ReadFile(log.Name())
+			s.t.Fatalf("PostgreSQL does not start: %v\n%s", err, text)
+		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
-// Stop stops it: "fast", or "immediate", as a crash does.
-func (s *Server) Stop(mode string) {
-	s.t.Helper()
-	if err := s.ctl("stop", "-m", mode).Run(); err != nil {
-		s.t.Fatalf("PostgreSQL does not stop: %v", err)
-	}
-}
-
-// Kill kills it with all that it started (kill -9), and waits until they are gone.
+// Kill kills it with all that it started (kill -9), and waits until it is gone.
 func (s *Server) Kill() {
 	s.t.Helper()
-	text, err := os.ReadFile(filepath.Join(s.dir, "postmaster.pid"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	pid, _, _ := strings.Cut(string(text), "\n")
-	parent, err := strconv.Atoi(pid)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	all := append([]int{parent}, children(parent)...)
-	for _, p := range all {
-		if p, err := os.FindProcess(p); err == nil {
+	own := children(s.running.Process.Pid)
+	_ = s.running.Process.Kill()
+	for _, pid := range own {
+		if p, err := os.FindProcess(pid); err == nil {
 			_ = p.Kill() // it may have ended
 		}
 	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		alive := false
-		for _, p := range all {
-			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p)); err == nil && !strings.Contains(string(stat), ") Z ") {
-				alive = true
+	_ = s.running.Wait() // it was killed
+	s.running = nil
+	for _, pid := range own {
+		for deadline := time.Now().Add(30 * time.Second); alive(pid); time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				s.t.Fatal("PostgreSQL lives on after kill -9")
 			}
 		}
-		if !alive {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatal("PostgreSQL lives on after kill -9")
-		}
 	}
+}
+
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && !strings.Contains(string(stat), ") Z ")
 }
 
 func children(parent int) (list []int) {
@@ -192,13 +206,6 @@ func children(parent int) (list []int) {
 		}
 	}
 	return list
-}
-
-func (s *Server) ctl(what string, args ...string) *exec.Cmd {
-	c := exec.Command(program(s.t, "pg_ctl"), append([]string{what, "-D", s.dir, "-w", "-t", "60"}, args...)...)
-	c.Dir = "/"
-	as(c)
-	return c
 }
 
 func run(t testing.TB, name string, args ...string) {

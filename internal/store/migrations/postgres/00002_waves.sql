@@ -44,10 +44,9 @@ CREATE TABLE seen (
     country  TEXT NOT NULL,
     asn      BIGINT NOT NULL,
     provider TEXT NOT NULL,
-    PRIMARY KEY (wave, host)
+    -- Two waves are compared from the index alone, in its order.
+    PRIMARY KEY (wave, host) INCLUDE (state, outcome)
 ) PARTITION BY LIST (wave);
--- Two waves are compared, and what one found open is listed, from this alone.
-CREATE INDEX seen_host ON seen (host) INCLUDE (state, outcome);
 
 CREATE TABLE findings (
     bit      INTEGER PRIMARY KEY,    -- 0 to 62
@@ -60,7 +59,7 @@ CREATE FUNCTION gatehouse_finding(finding TEXT) RETURNS void LANGUAGE plpgsql AS
 BEGIN
 	LOCK TABLE findings IN SHARE ROW EXCLUSIVE MODE;
 	INSERT INTO findings (bit, id) SELECT count(*), finding FROM findings
-		WHERE NOT EXISTS (SELECT 1 FROM findings WHERE id = finding) HAVING count(*) < 63;
+		HAVING count(*) < 63 AND NOT EXISTS (SELECT 1 FROM findings WHERE id = finding);
 END $$;
 -- +goose StatementEnd
 
