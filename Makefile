@@ -21,7 +21,7 @@ TAILNET := ./internal/tailnet/... ./cmd/gatehouse
 SYSTEMS := linux/arm64 darwin/arm64 windows/amd64 # that it has to build for, besides this one
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test lint bench bench-smoke bench-report bench-go peers geo fuzz install clean go
+.PHONY: help build run test lint bench bench-smoke bench-report bench-go peers services geo fuzz install clean go
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ bench-go: go ## the rooms' own benchmarks by benchstat, against BASE=file of an 
 
 peers: go ## install what the tests are held against, such as the real Ollama
 	@GO=$(GO) scripts/peers.sh
+
+services: ## start the PostgreSQL and the Redis that the tests are run with; scripts/services.sh stop ends them
+	@scripts/services.sh
 
 geo: ## fetch the country and network databases that the tests are held against
 	@scripts/geo.sh

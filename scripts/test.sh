@@ -6,6 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 go=${GO:-go}
 export GATEHOUSE_REQUIRE_PEERS=1
+services=$(scripts/services.sh)
+while IFS= read -r line; do export "${line?}"; done <<<"$services" # NAME=URL, a line each
 {
 	"$go" test -race -timeout 20m -json ./...
 	# With the tag tailnet, what differs: all of one room, and of the program the tests that need it.

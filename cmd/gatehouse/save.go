@@ -63,8 +63,8 @@ func (s *Stores) dsn() (string, error) {
 		return "", usage(err, "--store-file takes a file with the store's URL alone")
 	}
 	dsn := strings.TrimSpace(string(text))
-	if dsn == "" || strings.Contains(dsn, "\n") {
-		return "", usage(fmt.Errorf("%s: it does not hold one line", s.StoreFile), "--store-file takes a file with the store's URL alone")
+	if kind, _, ok := strings.Cut(dsn, ":"); !ok || strings.Contains(dsn, "\n") || kind != "sqlite" && kind != "postgres" && kind != "postgresql" {
+		return "", usage(fmt.Errorf("%s: it does not hold the URL of a store", s.StoreFile), "--store-file takes a file with the store's URL alone")
 	}
 	return dsn, nil
 }
@@ -91,6 +91,9 @@ func openState(flag string, at *Stores) (*store.Store, error) {
 
 func openStoreAt(dsn string) (*store.Store, error) {
 	st, err := store.Open(dsn)
+	if errors.Is(err, store.ErrAddress) {
+		return nil, usage(err, "such as postgres://LOGIN@HOST:5432/DATABASE, what is special in it as in URLs (%40 for @), or sqlite:FILE")
+	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS) {
 		err = fmt.Errorf("%w: %w", err, store.ErrReadOnly)
 	}

@@ -50,7 +50,7 @@ func openPostgres(dsn string) (*Store, error) {
 	config, err := pgx.ParseConfig(dsn)
 	if err != nil {
 		// What pgx says may hold a part of a password that is not written as it should.
-		return nil, errors.New("store: not a PostgreSQL address as in postgres://login@host:5432/database; what is special in a password is written as in URLs (%40 for @)")
+		return nil, fmt.Errorf("store: %q %w: it cannot be read", "postgres://…", ErrAddress)
 	}
 	if config.ConnectTimeout == 0 {
 		config.ConnectTimeout = 5 * time.Second

@@ -52,9 +52,9 @@ func TestPostgresRefused(t *testing.T) {
 		with(func(w *url.URL) { w.User = url.UserPassword("gatehouse_test_guest", secret) }):          {store.ErrDenied, "permission denied"},
 		with(func(w *url.URL) { w.RawQuery += "&default_transaction_read_only=on" }):                  {store.ErrReadOnly, "read-only"},
 		with(func(w *url.URL) { w.RawQuery += "&search_path=none" }):                                  {store.ErrUnready, "search_path"},
-		"postgres://gatehouse:" + secret + "%zz@127.0.0.1/x":                                          {nil, "not a PostgreSQL address"},
-		"postgres://gatehouse:" + secret + "@127.0.0.1:port/x":                                        {nil, "not a PostgreSQL address"},
-		"postgresql://gatehouse:" + secret + "@127.0.0.1/x?sslmode=" + secret + "&password=" + secret: {nil, "not a PostgreSQL address"},
+		"postgres://gatehouse:" + secret + "%zz@127.0.0.1/x":                                          {store.ErrAddress, "it cannot be read"},
+		"postgres://gatehouse:" + secret + "@127.0.0.1:port/x":                                        {store.ErrAddress, "it cannot be read"},
+		"postgresql://gatehouse:" + secret + "@127.0.0.1/x?sslmode=" + secret + "&password=" + secret: {store.ErrAddress, "it cannot be read"},
 	} {
 		_, err := store.Open(dsn)
 		oneLine(t, err, "store", want.words)

@@ -32,7 +32,7 @@ var sqliteDialect = dialect{
 
 func openSQLite(path string) (*Store, error) {
 	if path == "" {
-		return nil, errors.New("store: no path")
+		return nil, fmt.Errorf("store: %q %w: it has no path", "", ErrAddress)
 	}
 	e := &sqliteEngine{path: path}
 	s := &Store{place: path, engine: e, q: sqliteDialect}

@@ -27,6 +27,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -65,6 +66,8 @@ var (
 	ErrDenied = errors.New("the login is refused")
 	// ErrUnready says that a database is none that a store can be in.
 	ErrUnready = errors.New("cannot be used")
+	// ErrAddress says that what is to say where a store is does not.
+	ErrAddress = errors.New("is not where a store can be")
 	// ErrCopying says that the store is being filled from another one.
 	ErrCopying = errors.New("a copy into it did not come to its end")
 )
@@ -148,7 +151,7 @@ type cursor interface {
 }
 
 // Open opens the store at dsn, makes its tables if they are not there, and brings
-// them up to date. The dsn is "postgres://" with what libpq takes, or "sqlite:"
+// them up to date. The dsn is what libpq takes, such as "postgres://db/gatehouse", or "sqlite:"
 // and a path, or the path alone; the folder has to exist, and nobody but the
 // owner may read the file. What has to stay secret of a dsn is in no error.
 func Open(dsn string) (*Store, error) {
@@ -162,16 +165,19 @@ func Open(dsn string) (*Store, error) {
 	return s, nil
 }
 
+// keywords are how libpq takes an address, too: "host=db dbname=gatehouse".
+var keywords = regexp.MustCompile(`^\s*(host|hostaddr|port|dbname|user|password|passfile|service|ssl\w+)\s*=`)
+
 // open is Open for a store that is being copied into, too.
 func open(dsn string) (*Store, error) {
 	kind, _, other := strings.Cut(dsn, "://")
 	switch {
-	case kind == "postgres" && other, kind == "postgresql" && other:
+	case kind == "postgres" && other, kind == "postgresql" && other, keywords.MatchString(dsn):
 		return openPostgres(dsn)
 	case strings.HasPrefix(dsn, "sqlite:"):
 		return openSQLite(strings.TrimPrefix(strings.TrimPrefix(dsn, "sqlite:"), "//"))
 	case other:
-		return nil, fmt.Errorf("store: %q is no kind of store, sqlite and postgres are", kind)
+		return nil, fmt.Errorf("store: %q %w: sqlite and postgres are the kinds there are", kind, ErrAddress)
 	}
 	return openSQLite(dsn)
 }
