@@ -59,10 +59,10 @@ var house = map[string]struct {
 	"console": {joint, "wave ledger report"},
 
 	// The test rig. The simulator is in the product too, for `gatehouse demo`.
-	"ollama/ollamatest":  {rig, "ollama"},
-	"ollama/realollama":  {rig, ""},
-	"store/postgrestest": {rig, ""}, // databases and servers for tests
-	"e2e":                {rig, ""}, // tests alone: the program by its front door
+	"ollama/ollamatest":   {rig, "ollama"},
+	"ollama/realollama":   {rig, ""},
+	"store/postgrestest":  {rig, ""}, // databases and servers for tests
+	"e2e":                 {rig, ""}, // tests alone: the program by its front door
 	"tailnet/tailnettest": {rig, ""}, // a tailnet on loopback
 }
 

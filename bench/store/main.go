@@ -13,6 +13,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -39,6 +40,7 @@ func main() {
 	var b bench
 	hosts := flag.String("hosts", "1000000", "hosts in each of the two waves; several numbers, separated by commas, one after the other")
 	flag.StringVar(&b.dir, "dir", "", "where to make the store (default: a temporary folder)")
+	flag.StringVar(&b.dsn, "dsn", "", "an empty store to fill instead, such as postgres://…, with one number of hosts")
 	flag.StringVar(&b.json, "json", "", "write the figures to this `file` too")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -50,7 +52,7 @@ func main() {
 }
 
 type bench struct {
-	dir, json string
+	dir, dsn, json string
 
 	hosts uint64
 	file  figures.File
@@ -65,6 +67,9 @@ func (b *bench) run(ctx context.Context, sizes []string) error {
 		}
 	}
 	if len(sizes) > 1 {
+		if b.dsn != "" {
+			return errors.New("-dsn takes one number of -hosts: the next would find the store full")
+		}
 		if err := b.each(ctx, sizes); err != nil {
 			return err
 		}
@@ -144,7 +149,7 @@ func (b *bench) measure(ctx context.Context, dir string) error {
 	}
 	hosts := b.hosts
 	path := filepath.Join(dir, "bench.db")
-	s, err := store.Open(path)
+	s, err := store.Open(cmp.Or(b.dsn, path))
 	if err != nil {
 		return err
 	}
@@ -158,12 +163,12 @@ func (b *bench) measure(ctx context.Context, dir string) error {
 		spent += took
 	}
 	b.add("hosts kept", float64(2*hosts)/spent.Seconds(), "hosts/s")
-	size, err := sizeOf(path)
+	st, err := s.Status()
 	if err != nil {
 		return err
 	}
-	fmt.Printf("file: %d MB, %d bytes a host and wave\n", size/1e6, size/int64(2*hosts))
-	b.add("file", float64(size)/1e6, "MB")
+	fmt.Printf("%s: %d MB, %d bytes a host and wave\n", st.Kind, st.Bytes/1e6, st.Bytes/int64(2*hosts))
+	b.add("file", float64(st.Bytes)/1e6, "MB")
 
 	for _, q := range []struct {
 		name string
@@ -317,17 +322,6 @@ func observation(pos uint64, number int, judge *judge) wave.Observation {
 		Wave: "bench-" + strconv.Itoa(number), Target: h.Target, Address: a.String(), Port: h.Port, ObservedAt: h.ObservedAt, Verdict: judge.verdict(shape{pos % 997, pos % 3, version}, &h),
 		Owner: owner.Owner{Country: "DE", EU: true, ASN: 24940, Provider: "Hetzner"},
 	}}
-}
-
-func sizeOf(path string) (total int64, err error) {
-	for _, end := range []string{"", "-wal"} {
-		info, err := os.Stat(path + end)
-		if err != nil {
-			return 0, err
-		}
-		total += info.Size()
-	}
-	return total, nil
 }
 
 // peak is the most memory this process had at once, in bytes.

@@ -1,6 +1,6 @@
 -- +goose Up
 -- Which programs may use the store: those that know level since or a later one.
--- A migration that only adds leaves since as it is; see the package's README.
+-- A migration that only adds leaves since as it is; see the package's comment.
 CREATE TABLE compatible (
     level    BIGINT NOT NULL,        -- that of the migration that wrote this
     since    BIGINT NOT NULL
