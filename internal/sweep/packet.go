@@ -31,8 +31,6 @@ func (p ports) of(n uint32) uint16 {
 	return p.first + uint16(uint64(n)*(uint64(p.last)-uint64(p.first)+1)>>32)
 }
 
-func (p ports) hold(port uint16) bool { return p.first <= port && port <= p.last }
-
 const (
 	ethernetLen = 14
 	ipv4Len     = 20
