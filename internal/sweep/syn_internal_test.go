@@ -449,22 +449,22 @@ func FuzzRead(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r, ok := frames4.read(b)
-		if !ok {
-			return
-		}
-		if !r.from.IsValid() || r.state < Open || r.state > Unreachable {
-			t.Fatalf("%+v", r)
-		}
-		seq, n := frames4.cookie(r.from)
-		port := frames4.of(n)
-		at := []byte{byte(seq >> 24), byte(seq >> 16), byte(seq >> 8), byte(seq)}
-		if !r.icmp {
-			seq++
-			at = []byte{byte(seq >> 24), byte(seq >> 16), byte(seq >> 8), byte(seq)}
-		}
-		if !bytes.Contains(b, at) || !bytes.Contains(b, []byte{byte(port >> 8), byte(port)}) {
-			t.Fatalf("believed without the cookie: %+v of %x", r, b)
+		for _, fr := range []*frames{frames4, frames6} {
+			r, ok := fr.read(b)
+			if !ok {
+				continue
+			}
+			if !r.from.IsValid() || r.state < Open || r.state > Unreachable {
+				t.Fatalf("%+v", r)
+			}
+			seq, n := fr.cookie(r.from)
+			if !r.icmp {
+				seq++
+			}
+			at := binary.BigEndian.AppendUint32(nil, seq)
+			if !bytes.Contains(b, at) || !bytes.Contains(b, binary.BigEndian.AppendUint16(nil, fr.of(n))) {
+				t.Fatalf("believed without the cookie: %+v of %x", r, b)
+			}
 		}
 	})
 }
