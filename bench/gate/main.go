@@ -24,6 +24,8 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"gatehouse/bench/figures"
 )
 
 func main() {
@@ -68,18 +70,11 @@ func main() {
 	exit(b.run(ctx))
 }
 
-func numbers(list string) (all []int, err error) {
-	for _, field := range strings.Split(list, ",") {
-		if field == "" {
-			continue
-		}
-		n, err := strconv.Atoi(field)
-		if err != nil || n < 1 {
-			return nil, fmt.Errorf("%q is no number of streams or keys", field)
-		}
-		all = append(all, n)
+func numbers(list string) ([]int, error) {
+	if list == "" {
+		return nil, nil
 	}
-	return all, nil
+	return figures.Counts(list)
 }
 
 func exit(err error) {
@@ -206,7 +201,10 @@ func (b *bench) run(ctx context.Context) (err error) {
 	if err := b.runKeys(ctx); err != nil {
 		return err
 	}
-	return b.record.write(b.json)
+	if b.json == "" {
+		return nil
+	}
+	return b.record.Write(b.json)
 }
 
 func (b *bench) startUpstream(ctx context.Context) (up *contender, err error) {

@@ -1,48 +1,23 @@
 package main
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
-	"syscall"
 	"time"
+
+	"gatehouse/bench/figures"
 )
 
 // record is every measurement of a run, for those who draw it.
-type record struct {
-	Machine  machine           `json:"machine"`
-	Versions map[string]string `json:"versions"`
-	Rows     []row             `json:"rows"`
-}
-
-type machine struct {
-	CPU    string `json:"cpu"`
-	Cores  int    `json:"cores"`
-	MemMB  uint64 `json:"mem_mb"`
-	Kernel string `json:"kernel"`
-}
-
-// row is one measurement: y at x, of one peer in one round.
-type row struct {
-	Bench  string  `json:"bench"`
-	Series string  `json:"series"`
-	Peer   string  `json:"peer"`
-	Round  int     `json:"round"`
-	X      float64 `json:"x"`
-	UnitX  string  `json:"unit_x"`
-	Y      float64 `json:"y"`
-	UnitY  string  `json:"unit_y"`
-}
+type record struct{ figures.File }
 
 // newRecord names the machine, and the versions of what is measured.
 func (b *bench) newRecord(list []*contender) record {
-	r := record{Machine: thisMachine(), Versions: map[string]string{"go": runtime.Version()}, Rows: []row{}}
-	r.Versions["gatehouse"] = version(b.gatehouse, "--version")
+	r := record{figures.File{Machine: figures.Here(), Versions: make(map[string]string)}}
+	r.Versions[figures.Ours] = version(b.gatehouse, "--version")
 	for _, c := range list {
 		switch c.needs {
 		case "nginx", "haproxy":
@@ -65,28 +40,8 @@ func version(program, arg string) string {
 	return line
 }
 
-func thisMachine() machine {
-	m := machine{Cores: runtime.NumCPU()}
-	if f, err := os.Open("/proc/cpuinfo"); err == nil {
-		defer f.Close()
-		for s := bufio.NewScanner(f); s.Scan() && m.CPU == ""; {
-			if name, value, ok := strings.Cut(s.Text(), ":"); ok && strings.TrimSpace(name) == "model name" {
-				m.CPU = strings.TrimSpace(value)
-			}
-		}
-	}
-	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
-		m.Kernel = strings.TrimSpace(string(release))
-	}
-	var info syscall.Sysinfo_t
-	if syscall.Sysinfo(&info) == nil {
-		m.MemMB = uint64(info.Totalram) * uint64(info.Unit) >> 20
-	}
-	return m
-}
-
 func (r *record) add(series, peer string, round int, x float64, unitX string, y float64, unitY string) {
-	r.Rows = append(r.Rows, row{"gate", series, peer, round, x, unitX, y, unitY})
+	r.Rows = append(r.Rows, figures.Row{Bench: "gate", Series: series, X: x, UnitX: unitX, Y: y, UnitY: unitY, Round: round, Peer: peer})
 }
 
 // load adds what one measurement of requests saw.
@@ -107,18 +62,6 @@ func (r *record) load(series, peer string, w work, round int, l load) {
 	if w.lines > 0 {
 		r.add(series+": CPU of 1,000 lines", peer, round, float64(w.clients), "clients", l.cpu.Seconds()/float64(l.requests*w.lines)*1e3, "s")
 	}
-}
-
-// write writes the record to a file; no name, no file.
-func (r *record) write(path string) error {
-	if path == "" {
-		return nil
-	}
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(text, '\n'), 0o600)
 }
 
 // cpu is the processor time that a contender has used, its children's included;

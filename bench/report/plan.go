@@ -21,9 +21,9 @@ var plan = []step{
 		Quick: "-sweep -rounds 1",
 	},
 	{
-		Name: "sweep", Bench: "sweep", Dir: "./bench/sweep", Limit: 3 * time.Minute,
-		Args:  "-rounds 5",
-		Quick: "-rounds 1",
+		Name: "sweep", Bench: "sweep", Dir: "./bench/sweep", Limit: 8 * time.Minute,
+		Args:  "-rounds 5 -sparse 14",
+		Quick: "-rounds 1 -sparse 14",
 	},
 	{
 		Name: "gate", Bench: "gate", Dir: "./bench/gate", Limit: 4 * time.Minute,
@@ -55,7 +55,7 @@ var plan = []step{
 // references are what the benchmarks measure to know what is possible. They are
 // no peers: nothing stands between the caller and Ollama, or nobody listens for
 // answers.
-var references = []string{"direct", "bare proxy", "kernel", "bare loop"}
+var references = []string{"direct", "bare proxy", "bare sendmmsg", "bare sendmmsg, no qdisc", "bare TX_RING", "bare TX_RING, no qdisc"}
 
 // parted is the section whose peers are not peers, but parts of a whole.
 const parted = "size"

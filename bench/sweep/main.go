@@ -27,11 +27,13 @@ import (
 	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"gatehouse/bench/figures"
 )
 
 const (
 	port    = 11434
-	timeout = 30 * time.Second // of one tool in one round
+	timeout = 12 * time.Second // of one tool in one round
 )
 
 func main() {
@@ -96,6 +98,7 @@ var tools = []tool{
 
 type bench struct {
 	rounds       int
+	out          figures.File
 	dir, self    string
 	hosts, scans string // the namespaces
 	mac          string // of the hosts' side
@@ -106,7 +109,14 @@ func runBench(ctx context.Context, args []string) (err error) {
 	flags := flag.NewFlagSet("sweep", flag.ExitOnError)
 	flags.IntVar(&b.rounds, "rounds", 5, "rounds, the tools in turn")
 	sparse := flags.Int("sparse", 12, "`bits` of the network of which 1 % answer, from 10 on; 0 leaves it out")
+	jsonFile := flags.String("json", "", "write every figure of every round to this `file`, too")
 	_ = flags.Parse(args)
+	b.out.Machine, b.out.Versions = figures.Here(), make(map[string]string)
+	for _, name := range []string{"zmap", "masscan"} {
+		if text, err := exec.CommandContext(ctx, name, "--version").CombinedOutput(); err == nil || len(text) > 0 {
+			b.out.Versions[name], _, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
+		}
+	}
 	if _, err := exec.LookPath("ip"); err != nil || os.Geteuid() != 0 {
 		return errors.New("network namespaces need root and the command ip (Debian: iproute2)")
 	}
@@ -139,7 +149,10 @@ func runBench(ctx context.Context, args []string) (err error) {
 			return err
 		}
 	}
-	return nil
+	if *jsonFile == "" {
+		return nil
+	}
+	return b.out.Write(*jsonFile)
 }
 
 // up makes the namespaces and the wire between them.
@@ -330,12 +343,36 @@ func spread(list []float64) (median, least, most float64) {
 	return s[len(s)/2], s[0], s[len(s)-1]
 }
 
+// note writes down what a round brought.
+func (b *bench) note(n network, t *tool, round int, r result) {
+	for _, f := range []struct {
+		series, unit string
+		y            float64
+	}{
+		{"sent", "packets/s", r.rate},
+		{"found", "%", 100 * r.found},
+		{"processor time an address", "µs", float64(r.cpu.Microseconds()) / float64(n.size())},
+	} {
+		if t.bare && f.unit == "%" {
+			continue
+		}
+		b.out.Rows = append(b.out.Rows, figures.Row{
+			Bench: "sweep", Series: fmt.Sprintf("/%d, %s: %s", n.bits, n.what, f.series), X: float64(n.size()), UnitX: "addresses", Y: f.y, UnitY: f.unit, Round: round, Peer: t.name,
+		})
+	}
+}
+
 func (b *bench) print(n network, results map[string][]result, missing []string) {
 	of := func(list []result, what func(result) float64) (figures []float64) {
 		for _, r := range list {
 			figures = append(figures, what(r))
 		}
 		return figures
+	}
+	for i := range tools {
+		for round, r := range results[tools[i].name] {
+			b.note(n, &tools[i], round+1, r)
+		}
 	}
 	rate := func(r result) float64 { return r.rate }
 	ours := of(results[tools[0].name], rate)
