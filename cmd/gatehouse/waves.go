@@ -397,7 +397,7 @@ type forgetCmd struct {
 }
 
 func (forgetCmd) Help() string {
-	return `Deletes every observation, piece of evidence, look and note of an address, in all waves, and overwrites the pages where they stood. Counts that were published are sums and stay. Put the address into the scope's exclude: as well, or the next wave finds it again.`
+	return `Deletes every observation, piece of evidence, look and note of an address, in all waves. In SQLite the pages where they stood are overwritten; PostgreSQL keeps dead rows until its vacuum, and its archives and replicas are its own. Counts that were published are sums and stay. Put the address into the scope's exclude: as well, or the next wave finds it again.`
 }
 
 func (c *forgetCmd) Run(ctx context.Context, s streams) error {

@@ -123,11 +123,13 @@ func Copy(from, to string, said func(Copied)) (err error) {
 		return src.failed(fmt.Errorf("wave %d: %w", running.Number, ErrInUse))
 	}
 	c := &copier{src: src, dst: dst, said: said}
-	if err := c.start(); err != nil {
-		return err
-	}
 	parts, err := c.parts()
 	if err != nil {
+		return err
+	}
+	if err := c.start(); errors.Is(err, ErrNotEmpty) {
+		return c.done(parts, err)
+	} else if err != nil {
 		return err
 	}
 	for _, p := range parts {
@@ -191,6 +193,30 @@ func (c *copier) start() error {
 		_, err := tx.ExecContext(ctx, `INSERT INTO copying (source) VALUES ($1)`, source)
 		return err
 	})
+}
+
+// done reports what the store has, when it is the whole of the other: a copy that
+// was stopped after its last step is done. Otherwise it returns otherwise.
+func (c *copier) done(parts []part, otherwise error) error {
+	var all []Copied
+	for _, p := range parts {
+		want, rows, err := c.src.digest(p)
+		if err != nil {
+			return err
+		}
+		got, there, err := c.dst.digest(p)
+		if err != nil {
+			return err
+		}
+		if want != got || rows != there {
+			return otherwise
+		}
+		all = append(all, Copied{Table: p.name, Wave: p.wave, Rows: rows})
+	}
+	for _, one := range all {
+		c.said(one)
+	}
+	return c.end()
 }
 
 // parts are all that is to be copied, the waves one after the other.
