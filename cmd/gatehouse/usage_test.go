@@ -53,7 +53,7 @@ func TestUsage(t *testing.T) {
 		{"scan --dry-run x.pcap -", "needs targets that are known at the start", "--targets takes the same lines"},
 		{"scan --sweep syn --gateway-mac 1:2 127.0.0.1", `--gateway-mac "1:2" is no hardware address`, "02:00:5e:10:00:01"},
 		{"scan --sweep syn 127.0.0.1", "--sweep syn: ", "--sweep connect"},
-		{"scan --probes -1 127.0.0.1", "cannot be negative", see},
+		{"scan --probes -1 127.0.0.1", "--probes cannot be -1", see},
 
 		// What a target can be.
 		{"scan 127.0.0.1/33", `"127.0.0.1/33" is no network`, targets},
