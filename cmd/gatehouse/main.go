@@ -189,8 +189,12 @@ func complain(w io.Writer, err error) int {
 	if code, ok := errors.AsType[codeError](err); ok {
 		return int(code)
 	}
+	said := make(map[string]bool)
 	for line := range strings.SplitSeq(err.Error(), "\n") { // several mistakes, one a line
-		fmt.Fprintf(w, "gatehouse: %s\n", report.Clean(line))
+		if !said[line] { // a store that is away is met more than once on the way out
+			fmt.Fprintf(w, "gatehouse: %s\n", report.Clean(line))
+		}
+		said[line] = true
 	}
 	if u, ok := errors.AsType[*usageError](err); ok {
 		if u.hint != "" {

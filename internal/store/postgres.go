@@ -69,6 +69,11 @@ func openPostgres(dsn string) (*Store, error) {
 	return s, nil
 }
 
+// restTime is how long a connection rests before it is asked whether it is still
+// there: PostgreSQL takes longer to start again, and what it left behind would be
+// the answer to the next question.
+const restTime = 100 * time.Millisecond
+
 // pool is database/sql's own: it is one less beside that of pgx, and Close does
 // not wait for a connection that somebody has.
 func (e *postgresEngine) pool(config *pgx.ConnConfig, with string) *sql.DB {
@@ -76,6 +81,8 @@ func (e *postgresEngine) pool(config *pgx.ConnConfig, with string) *sql.DB {
 		c.TypeMap().RegisterType(&pgtype.Type{Name: "text", OID: pgtype.TextOID, Codec: validText{}})
 		_, err := c.Exec(ctx, with)
 		return err
+	}), stdlib.OptionShouldPing(func(_ context.Context, p stdlib.ShouldPingParams) bool {
+		return p.IdleDuration > restTime
 	}))
 	db.SetMaxOpenConns(postgresConns)
 	db.SetMaxIdleConns(connections)
