@@ -233,7 +233,7 @@ func TestCopyKilled(t *testing.T) {
 		done, killed := false, 0
 		for n := 0; !done; n++ {
 			c, out := child(t, "copy", from+" "+to)
-			lines, left := bufio.NewScanner(out), rand.IntN(4)+n // each a little further
+			lines, left := bufio.NewScanner(out), 1+rand.IntN(3)+n // each a little further
 			for lines.Scan() {
 				if strings.HasPrefix(lines.Text(), "error") {
 					t.Fatal(lines.Text())
