@@ -7,8 +7,14 @@ import "time"
 var plan = []step{
 	{
 		Name: "scan", Bench: "scan", Dir: "./bench", Limit: 5 * time.Minute,
-		Args:  "-hosts 20000 -rounds 5 -slow 100",
-		Quick: "-hosts 2000 -rounds 2 -slow 20",
+		Args:  "-hosts 20000 -rounds 5 -tools ^(gatehouse|net/http|masscan)",
+		Quick: "-hosts 2000 -rounds 2 -tools ^(gatehouse|net/http|masscan)",
+	},
+	{
+		// Those that take minutes for more.
+		Name: "scan-slow", Bench: "scan", Dir: "./bench", Limit: 5 * time.Minute,
+		Args:  "-hosts 2000 -rounds 5 -slow 20 -tools ^(gatehouse|curl|nmap)",
+		Quick: "-hosts 500 -rounds 1 -slow 10 -tools ^(gatehouse|curl|nmap)",
 	},
 	{
 		Name: "scan-curve", Bench: "scan", Dir: "./bench", Limit: 5 * time.Minute,

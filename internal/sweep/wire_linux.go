@@ -14,8 +14,9 @@ import (
 )
 
 // packetWire is a wire by two packet sockets (packet(7)) with rings of frames
-// that they share with the kernel: one sends, one receives. The ring sends a
-// packet in half the processor time that sendmmsg takes (go run ./bench/sweep).
+// that they share with the kernel: one sends, one receives. Whether the ring or
+// sendmmsg sends more hangs on the machine and its load; go run ./bench/sweep has
+// a bare loop of each.
 type packetWire struct {
 	out     int
 	outRing []byte
