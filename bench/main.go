@@ -64,9 +64,9 @@ func (b *bench) runAll(ctx context.Context, hosts, which, jsonFile string) (err 
 		counts = []int{sweepHosts}
 	}
 	for _, name := range []string{"curl", "masscan", "nmap", "zmap"} {
-		b.version(ctx, name, name, "--version")
+		b.version(name, name, "--version")
 	}
-	b.version(ctx, figures.Ours, b.gatehouse, "version")
+	b.version(figures.Ours, b.gatehouse, "version")
 	for _, b.hosts = range counts {
 		if err := b.run(ctx); err != nil {
 			return err
@@ -78,13 +78,11 @@ func (b *bench) runAll(ctx context.Context, hosts, which, jsonFile string) (err 
 	return b.out.Write(jsonFile)
 }
 
-// version notes the first line that a program says of itself.
-func (b *bench) version(ctx context.Context, name, program string, args ...string) {
-	text, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
-	if len(text) == 0 && err != nil {
-		return // not installed, which the table says
+// version notes a program's, if it is installed.
+func (b *bench) version(name, program string, args ...string) {
+	if line := figures.Version(program, args...); line != "" {
+		b.out.Versions[name] = line
 	}
-	b.out.Versions[name], _, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
 }
 
 func exit(err error) {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
@@ -126,6 +127,14 @@ func Counts(list string) (counts []int, err error) {
 		counts = append(counts, n)
 	}
 	return counts, nil
+}
+
+// Version is the first line that a program says of itself when it is run with
+// args; "" when it is not installed.
+func Version(program string, args ...string) string {
+	text, _ := exec.Command(program, args...).CombinedOutput() // what it says counts, however it ends
+	line, _, _ := strings.Cut(strings.TrimSpace(string(text)), "\n")
+	return line
 }
 
 // Here is the machine that this process runs on. What the system does not tell

@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -35,9 +34,7 @@ func version(program, arg string) string {
 	if err != nil {
 		return ""
 	}
-	out, _ := exec.Command(path, arg).CombinedOutput() // what it says is shown either way
-	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	return line
+	return figures.Version(path, arg)
 }
 
 func (r *record) add(series, peer string, round int, x float64, unitX string, y float64, unitY string) {

@@ -113,8 +113,8 @@ func runBench(ctx context.Context, args []string) (err error) {
 	_ = flags.Parse(args)
 	b.out.Machine, b.out.Versions = figures.Here(), make(map[string]string)
 	for _, name := range []string{"zmap", "masscan"} {
-		if text, err := exec.CommandContext(ctx, name, "--version").CombinedOutput(); err == nil || len(text) > 0 {
-			b.out.Versions[name], _, _ = strings.Cut(strings.TrimSpace(string(text)), "\n")
+		if line := figures.Version(name, "--version"); line != "" {
+			b.out.Versions[name] = line
 		}
 	}
 	if _, err := exec.LookPath("ip"); err != nil || os.Geteuid() != 0 {
